@@ -1,0 +1,1 @@
+"""Typed files: written atomically, checked before they are trusted."""
