@@ -1,0 +1,102 @@
+"""Folder artifacts: items collected in a hidden work folder, published whole with a manifest.
+
+The work folder ``.<name>.partial`` lies beside the final one and survives a kill, so a stage that is started again with
+the same fingerprint finds its finished items; with another fingerprint it starts afresh.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from everypoint.artifacts import atomic
+from everypoint.errors import ArtifactError
+
+MANIFEST = "manifest.json"
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Hex sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint_of(value: Any) -> str:
+    """Hex sha256 of a JSON-like value, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(atomic._plain(value), sort_keys=True).encode()).hexdigest()
+
+
+class FolderWriter:
+    """Collect files and publish them as one folder under its final name.
+
+    Args:
+        final: the folder to publish. An older folder of that name is replaced.
+        fingerprint: JSON-like description of all that the items depend on.
+    """
+
+    def __init__(self, final: str | os.PathLike[str], fingerprint: Any) -> None:
+        self.final = Path(final)
+        self.work = self.final.with_name(f".{self.final.name}.partial")
+        self.fingerprint = fingerprint_of(fingerprint)
+        self._journal = self.work / "journal.json"
+        self.items: dict[str, dict[str, Any]] = self._resume()
+
+    def _resume(self) -> dict[str, dict[str, Any]]:
+        if self._journal.exists():
+            try:
+                journal = atomic.read_json(self._journal)
+            except ArtifactError:
+                journal = {}
+            if journal.get("fingerprint") == self.fingerprint:
+                items = journal["items"]
+                return {name: item for name, item in items.items() if _matches(self.work / name, item)}
+            shutil.rmtree(self.work)
+        self.work.mkdir(parents=True, exist_ok=True)
+        return {}
+
+    def has(self, name: str) -> bool:
+        """Whether an item was finished, by this process or by one that was killed."""
+        return name in self.items
+
+    def add(self, name: str, write: Callable[[Path], None]) -> None:
+        """Write one item through a function of its path and note it as finished."""
+        path = self.work / name
+        write(path)
+        self.items[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        atomic.write_json(self._journal, {"fingerprint": self.fingerprint, "items": self.items})
+
+    def publish(self) -> Path:
+        """Write the manifest and rename the work folder to its final name."""
+        manifest = {"fingerprint": self.fingerprint, "count": len(self.items), "items": self.items}
+        atomic.write_json(self.work / MANIFEST, manifest)
+        self._journal.unlink(missing_ok=True)
+        for stray in self.work.iterdir():
+            if stray.name != MANIFEST and stray.name not in self.items:
+                stray.unlink()
+        if self.final.exists():
+            shutil.rmtree(self.final)
+        os.replace(self.work, self.final)
+        return self.final
+
+
+def _matches(path: Path, item: dict[str, Any]) -> bool:
+    return path.is_file() and path.stat().st_size == item["bytes"] and sha256_of(path) == item["sha256"]
+
+
+def check_folder(folder: str | os.PathLike[str], *, deep: bool = False) -> dict[str, Any]:
+    """Read a folder's manifest and check sizes (``deep``: hashes too); raises :class:`ArtifactError`."""
+    folder = Path(folder)
+    manifest = atomic.read_json(folder / MANIFEST)
+    for name, item in manifest["items"].items():
+        path = folder / name
+        right_size = path.is_file() and path.stat().st_size == item["bytes"]
+        if not right_size or (deep and sha256_of(path) != item["sha256"]):
+            raise ArtifactError(
+                f"{path} is missing or damaged", "it does not fit the manifest", f"delete {folder} and run again"
+            )
+    return manifest

@@ -1,0 +1,92 @@
+"""The matches table: what every optimiser sees, whatever the source of the correspondences."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from everypoint.artifacts import atomic
+from everypoint.errors import ArtifactError
+
+CYCLE, OCCLUDED, LONG_RANGE = 1, 2, 4  # bits of ``flags``
+
+
+def coordinate_scale(size: tuple[int, int]) -> int:
+    """Fixed-point steps a pixel: 32, or the largest power of two with which uint16 still spans the frame."""
+    scale = 32
+    while max(size) * scale > 65535:
+        scale //= 2
+    return scale
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Matches of all pairs of one video, grouped by pair.
+
+    Attributes:
+        pairs: int32 [P, 2], frames (i, j) of each pair.
+        offsets: int64 [P + 1], rows offsets[p]:offsets[p + 1] belong to pair p.
+        fixed_i, fixed_j: uint16 [M, 2], index coordinates (x, y) in fixed point.
+        flags: uint8 [M], bits CYCLE, OCCLUDED, LONG_RANGE.
+        score: float16 [M], 0..1, higher is more trusted.
+        valid_count: int64 [P], valid pixels of the pair before the reservoir was drawn.
+        size: (H, W) of the frames that the coordinates refer to.
+        frames: number of frames T of the video.
+    """
+
+    pairs: np.ndarray
+    offsets: np.ndarray
+    fixed_i: np.ndarray
+    fixed_j: np.ndarray
+    flags: np.ndarray
+    score: np.ndarray
+    valid_count: np.ndarray
+    size: tuple[int, int]
+    frames: int
+
+    @property
+    def xy_i(self) -> np.ndarray:
+        """Index coordinates in frame i, float32 [M, 2]."""
+        return self.fixed_i.astype(np.float32) / coordinate_scale(self.size)
+
+    @property
+    def xy_j(self) -> np.ndarray:
+        """Index coordinates in frame j, float32 [M, 2]."""
+        return self.fixed_j.astype(np.float32) / coordinate_scale(self.size)
+
+    @property
+    def rows_pair(self) -> np.ndarray:
+        """Pair index of each row, int64 [M]."""
+        return np.repeat(np.arange(len(self.pairs)), np.diff(self.offsets))
+
+    def __len__(self) -> int:
+        return len(self.flags)
+
+
+def to_fixed(xy: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Index coordinates inside the frame as uint16 fixed point (values are clipped to the frame)."""
+    limit = np.array([size[1] - 1, size[0] - 1], np.float32)
+    return np.round(np.clip(xy, 0, limit) * coordinate_scale(size)).astype(np.uint16)
+
+
+_ARRAYS = ("pairs", "offsets", "fixed_i", "fixed_j", "flags", "score", "valid_count")
+
+
+def save_matches(path: str | os.PathLike[str], matches: Matches) -> None:
+    arrays = {name: getattr(matches, name) for name in _ARRAYS}
+    atomic.save_npz(path, **arrays, size=np.array(matches.size), frames=np.array(matches.frames), schema_version=1)
+
+
+def load_matches(path: str | os.PathLike[str]) -> Matches:
+    """Read and check a matches table; raises :class:`ArtifactError`."""
+    data = atomic.load_npz(path)
+    missing = [name for name in (*_ARRAYS, "size", "frames") if name not in data]
+    if missing:
+        raise ArtifactError(f"{path} is not a matches table", f"it lacks {', '.join(missing)}")
+    height, width = (int(value) for value in data["size"])
+    matches = Matches(**{name: data[name] for name in _ARRAYS}, size=(height, width), frames=int(data["frames"]))
+    if matches.offsets[-1] != len(matches) or len(matches.offsets) != len(matches.pairs) + 1:
+        raise ArtifactError(f"{path} is damaged", "its offsets do not fit its rows", "delete it and run again")
+    return matches
