@@ -26,8 +26,8 @@ def pips_metrics(
     * ``d_x``: share of valid points with d < x (strict), frame 0 left out; the denominator has 1e-6 added, so 0 when no
       point is valid after frame 0.
     * ``d_avg``: the mean of the five.
-    * ``survival_16``: share of all (frame, track), frame 0 included, that come before the track's first valid frame with
-      d > 16 (strict). Frames that are not valid never end a track.
+    * ``survival_16``: share of all (frame, track), frame 0 included, that come before the track's first valid frame
+      with d > 16 (strict). Frames that are not valid never end a track.
     * ``median_l2``: per track the median of d over its valid frames, frame 0 included; then the mean over tracks. nan
       when a track has no valid frame.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from everypoint import geometry
 from everypoint.artifacts.tracks import Tracks
 from everypoint.errors import InputError
 from everypoint.evaluate.pips import pips_metrics
@@ -24,7 +25,7 @@ from everypoint.evaluate.tapvid import (
     temporal_coherence,
 )
 
-QUERY_TOLERANCE = 0.05  # pixels of the original frame by which a row's query may differ from the annotation's
+QUERY_TOLERANCE = 0.05  # pixels of the 256x256 frame by which a row's query may differ from the annotation's
 
 
 def queries_from_annotations(
@@ -147,7 +148,7 @@ def score_rows(
 
 def _scale(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Raster points [..., 2] of a frame of ``size`` (H, W) in the 256x256 raster, float64: a pure scale."""
-    return np.asarray(points, np.float64) * np.array([SCORED_SIZE[1] / size[1], SCORED_SIZE[0] / size[0]])
+    return geometry.scale_raster(np.asarray(points, np.float64), size, SCORED_SIZE)
 
 
 def _inside(points: np.ndarray) -> np.ndarray:
@@ -170,21 +171,55 @@ def rows_by_id(tracks: Tracks, sampled: SampledQueries) -> np.ndarray:
             cure="track with the queries of these annotations and this query mode and stride",
         )
     rows = np.array([row_of[str(name)] for name in sampled.ids], dtype=np.int64)
-    wanted = sampled.query_points[:, [0, 2, 1]] * [1, tracks.frame_size[1], tracks.frame_size[0]]  # (t, x, y)
-    off = np.abs(tracks.queries[rows] - wanted)  # [M, 3]
+    return _checked(tracks, sampled, rows)
+
+
+def rows_by_query(tracks: Tracks, sampled: SampledQueries) -> np.ndarray:
+    """The row of every query, int64 [M], found by its frame and position: the row of that frame whose query is nearest.
+
+    Raises :class:`InputError` when a frame has no query, or the nearest one is more than 0.05 pixels of the 256x256
+    frame away.
+    """
+    found, wanted = _queries_scored(tracks), _wanted(sampled)
+    rows = np.zeros(len(wanted), np.int64)
+    for m, query in enumerate(wanted):
+        candidates = np.flatnonzero(found[:, 0] == query[0])
+        if not len(candidates):
+            raise InputError(
+                f"no track was queried at frame {int(query[0])}, as {sampled.ids[m]!r} is",
+                cure="track with the queries of these annotations and this query mode and stride",
+            )
+        rows[m] = candidates[np.argmin(np.abs(found[candidates, 1:] - query[1:]).max(axis=1))]
+    return _checked(tracks, sampled, rows)
+
+
+def _checked(tracks: Tracks, sampled: SampledQueries, rows: np.ndarray) -> np.ndarray:
+    """``rows`` when each was made for the very query point of the annotations, else :class:`InputError`."""
+    found, wanted = _queries_scored(tracks)[rows], _wanted(sampled)
+    off = np.abs(found - wanted)  # [M, 3]
     wrong = np.flatnonzero((off[:, 0] > 0) | ~(off[:, 1:].max(axis=1, initial=0) <= QUERY_TOLERANCE))
     if len(wrong):
         n = wrong[0]
         raise InputError(
-            f"track {sampled.ids[n]!r} was made for query (t, x, y) = {_triple(tracks.queries[rows[n]])}",
+            f"the track for {sampled.ids[n]!r} was made for query (t, x, y) = {_triple(found[n])} at 256x256",
             f"the annotations say {_triple(wanted[n])}",
             "use the annotations that the tracks were made from",
         )
     return rows
 
 
+def _queries_scored(tracks: Tracks) -> np.ndarray:
+    """Queries (t, x, y) of a tracks file in the 256x256 raster, float64 [N, 3]."""
+    return np.column_stack([tracks.queries[:, 0], _scale(tracks.queries[:, 1:], tracks.frame_size)])
+
+
+def _wanted(sampled: SampledQueries) -> np.ndarray:
+    """Queries (t, x, y) of normalised annotations in the 256x256 raster, float64 [M, 3]."""
+    return np.column_stack([sampled.query_points[:, 0], _scale(sampled.query_points[:, [2, 1]], (1, 1))])
+
+
 def _triple(query: np.ndarray) -> str:
-    return f"({int(query[0])}, {query[1]:.2f}, {query[2]:.2f})"
+    return f"({query[0]:g}, {query[1]:.2f}, {query[2]:.2f})"
 
 
 def describe_protocol(

@@ -5,9 +5,9 @@ All positions are raster (x, y) in a frame of 256x256 pixels, all arrays are per
 evaluation code has stood since August 2023; temporal coherence: Wang et al., "Tracking Everything Everywhere All at
 Once" (2023).
 
-**Policy for nan.** A ratio whose denominator is zero (no frame is scored, no scored frame shows the point) is nan and an
-average over thresholds with a nan in it is nan; nothing is replaced by 0 or 1. Means over videos leave nan out and say
-how many they left out (:func:`everypoint.evaluate.protocol.mean_over_videos`).
+**Policy for nan.** A ratio whose denominator is zero (no frame is scored, no scored frame shows the point) is nan and
+an average over thresholds with a nan in it is nan; nothing is replaced by 0 or 1. Means over videos leave nan out and
+say how many they left out (:func:`everypoint.evaluate.protocol.mean_over_videos`).
 A predicted position that is not finite lies within no threshold.
 """
 
@@ -142,7 +142,7 @@ def _reduced(
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """numerator / denominator, nan where the denominator is zero."""
+    """The quotient, nan where the denominator is zero."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.true_divide(numerator, denominator)
 
@@ -162,8 +162,8 @@ def temporal_coherence(
 ) -> float:
     """Mean distance of predicted from true acceleration, in 256x256 pixels; lower is better.
 
-    Taken over all triples of consecutive frames in which the point is visible in truth, the query frame included; 0 when
-    there is none. With ``pred_occluded`` only triples that are predicted visible as well. Triples with a predicted
+    Taken over all triples of consecutive frames in which the point is visible in truth, the query frame included; 0
+    when there is none. With ``pred_occluded`` only triples that are predicted visible as well. Triples with a predicted
     position that is not finite have no acceleration and are left out. Shapes as in :func:`tapvid_metrics`.
     """
     shown = ~np.asarray(gt_occluded, bool)
