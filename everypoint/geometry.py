@@ -11,14 +11,15 @@ All points are (x, y) in the last dimension; queries are (t, x, y).
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-Points = TypeVar("Points", np.ndarray, Tensor)
+if TYPE_CHECKING:  # jobs that only scale coordinates start without torch, which takes seconds to import
+    import torch
+    from torch import Tensor
+
+Points = TypeVar("Points", np.ndarray, "Tensor")
 
 
 def raster_to_index(xy: Points) -> Points:
@@ -49,6 +50,8 @@ def sample_index(field: Tensor, xy: Tensor, *, border: bool = False) -> Tensor:
     Outside the grid the value is zero (``border=False``, blending linearly over one pixel) or that of the nearest
     edge pixel (``border=True``).
     """
+    import torch.nn.functional as F
+
     height, width = field.shape[-2:]
     size = xy.new_tensor([max(width - 1, 1), max(height - 1, 1)])
     where = (2 * xy / size - 1).reshape(1, 1, -1, 2)
@@ -70,6 +73,8 @@ def sample_resized(field: Tensor, xy: Tensor, frame_size: tuple[int, int]) -> Te
 
 def pixel_grid(height: int, width: int, *, device: torch.device | str = "cpu") -> Tensor:
     """Index coordinates of every pixel, float32 [H, W, 2]."""
+    import torch
+
     ys, xs = torch.meshgrid(
         torch.arange(height, dtype=torch.float32, device=device),
         torch.arange(width, dtype=torch.float32, device=device),
