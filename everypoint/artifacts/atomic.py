@@ -6,10 +6,16 @@ Under its final name a file is therefore whole or absent, whatever kills the pro
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import re
+import secrets
 import socket
 import time
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,10 +25,29 @@ import numpy as np
 from everypoint.errors import ArtifactError, ResourceError
 
 STALE_SECONDS = 24 * 3600  # a temporary file older than this belongs to nobody
+_TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp(\.[^.]+)?")
+
+# What a damaged npz or npy raises while it is parsed, found by flipping and cutting bytes at every place of a file.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    TypeError,
+    NotImplementedError,  # zip features that nobody writes
+    RuntimeError,  # "encrypted" members
+    SyntaxError,  # the npy header is a Python literal ...
+    tokenize.TokenError,  # ... and numpy tokenizes one that does not parse
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _temporary(final: Path) -> Path:
-    return final.with_name(f".{final.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    """A hidden name beside ``final`` that no other host, process or thread uses, with the suffix of ``final``."""
+    token = secrets.token_hex(4)
+    return final.with_name(f".{final.name}.{socket.gethostname()}.{os.getpid()}.{token}.tmp{final.suffix}")
 
 
 @contextlib.contextmanager
@@ -30,34 +55,57 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``final``; on success it is synced and renamed to ``final``, else removed.
 
     The temporary name ends in ``.tmp`` plus the suffix of ``final``, so that tools which look at suffixes
-    (ffmpeg, numpy) treat it alike. Raises :class:`ResourceError` when the disk is full.
+    (ffmpeg, numpy) treat it alike. Raises :class:`ResourceError` when the disk is full or does not let us write;
+    an error about another file (an input that is missing, say) passes unchanged.
     """
     final = Path(final)
-    final.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(final)
-    temporary = temporary.with_name(temporary.name + final.suffix)
     try:
+        final.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if not temporary.exists():
             raise ArtifactError(f"nothing was written for {final}")
         _sync(temporary)
         os.replace(temporary, final)
-        _sync(final.parent)
-    except OSError as error:
-        raise _disk_error(final, error) from error
+        _sync_folder(final.parent)
+    except (OSError, RuntimeError) as error:
+        cause = _os_error(error)
+        if cause is None or not _is_about(cause, final, temporary):
+            raise
+        raise _disk_error(final, cause) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             temporary.unlink()
 
 
-def _disk_error(final: Path, error: OSError) -> Exception:
+def _os_error(error: OSError | RuntimeError) -> OSError | None:
+    """The failed write behind an error: torch.save reports one as a RuntimeError, with or without its cause."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None and "inline_container" in str(error):  # torch's own file writer
+        return OSError("torch could not write all bytes")
+    return cause
+
+
+def _is_about(error: OSError, final: Path, temporary: Path) -> bool:
+    """Whether an error concerns what we write: errors of a full disk name no file, others do."""
+    if error.filename is None:
+        return True
+    path = Path(os.fsdecode(error.filename)) if not isinstance(error.filename, int) else temporary
+    return path in (temporary, final) or path in final.parents
+
+
+def _disk_error(final: Path, error: OSError) -> ResourceError:
     """Name the disk when it is the cause; numpy raises a bare OSError without errno on a short write."""
-    free = os.statvfs(final.parent)
-    return ResourceError(
-        f"cannot write {final}",
-        f"{error} ({free.f_bavail * free.f_frsize / 2**20:.0f} MiB free there)",
-        "free space or permissions, then run the same command again",
-    )
+    why = str(error)
+    cure = "check the path and its permissions, then run the same command again"
+    if error.errno in (None, *_NO_SPACE):
+        folder = next(parent for parent in final.absolute().parents if parent.is_dir())
+        disk = os.statvfs(folder)
+        why += f" ({disk.f_bavail * disk.f_frsize / 2**20:.0f} MiB free there)"
+        cure = "free space or raise the quota, then run the same command again"
+    return ResourceError(f"cannot write {final}", why, cure)
 
 
 def _sync(path: Path) -> None:
@@ -68,25 +116,34 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; some network file systems cannot sync a folder and keep it safe in their own way."""
+    try:
+        _sync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
+            raise
+
+
 def write_with(final: str | os.PathLike[str], write: Callable[[BinaryIO], Any]) -> None:
     """Write ``final`` atomically through a function of an open binary file."""
     with atomic_path(final) as temporary, open(temporary, "wb") as file:
         write(file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_bytes(final: str | os.PathLike[str], data: bytes) -> None:
+    """Write bytes atomically."""
     write_with(final, lambda file: file.write(data))
 
 
 def write_text(final: str | os.PathLike[str], text: str) -> None:
+    """Write text atomically, in UTF-8 whatever the locale."""
     write_bytes(final, text.encode())
 
 
 def write_json(final: str | os.PathLike[str], value: Any) -> None:
     """Write JSON with sorted keys; NaN is written as null so that every reader accepts the file."""
-    write_text(final, json.dumps(_plain(value), indent=1, sort_keys=True) + "\n")
+    write_text(final, json.dumps(_plain(value), indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -109,14 +166,17 @@ def _plain(value: Any) -> Any:
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read JSON; raises :class:`ArtifactError` when the file is missing or damaged."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_bytes())
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is missing", cure="run the workflow again") from error
-    except ValueError as error:
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read", str(error), "check its permissions") from error
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} is not valid JSON", str(error), "delete it and run the workflow again") from error
 
 
 def save_npy(final: str | os.PathLike[str], array: np.ndarray) -> None:
+    """Write one array atomically; an array of Python objects is a ValueError."""
     write_with(final, lambda file: np.save(file, array, allow_pickle=False))
 
 
@@ -130,31 +190,56 @@ def save_npz(final: str | os.PathLike[str], *, compressed: bool = False, **array
 
 
 def load_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """All arrays of an npz, never unpickling; raises :class:`ArtifactError` when missing or damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
+    """All arrays of an npz, never unpickling; raises :class:`ArtifactError` when missing or damaged.
+
+    Every member carries a checksum, so damaged values are refused too.
+    """
+    with _readable(path):
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise ValueError("one array where an npz is expected")
+        with loaded as file:
             return {name: file[name] for name in file.files}
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path} is missing", cure="run the workflow again") from error
-    except Exception as error:  # a damaged zip raises many kinds: BadZipFile, ValueError, EOFError, zlib.error
-        raise ArtifactError(f"{path} cannot be read", str(error), "delete it and run the workflow again") from error
 
 
 def load_npy(path: str | os.PathLike[str], *, mmap: bool = False) -> np.ndarray:
     """One array, optionally memory-mapped read-only; raises :class:`ArtifactError` when missing or damaged."""
+    with _readable(path):
+        loaded = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+        if not isinstance(loaded, np.ndarray):
+            loaded.close()
+            raise ValueError("an npz where one array is expected")
+        return loaded
+
+
+@contextlib.contextmanager
+def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what numpy raises on a missing or damaged file into one sentence."""
     try:
-        return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+        yield
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is missing", cure="run the workflow again") from error
-    except (ValueError, EOFError, OSError) as error:
+    except PermissionError as error:
+        raise ArtifactError(f"{path} cannot be read", str(error), "check its permissions") from error
+    except MemoryError as error:  # also a damaged header that claims an absurd shape
+        raise ResourceError(
+            f"{path} does not fit in memory", str(error), "free memory, or delete the file if its size looks wrong"
+        ) from error
+    except _DAMAGED as error:
         raise ArtifactError(f"{path} cannot be read", str(error), "delete it and run the workflow again") from error
 
 
 def sweep_stale(folder: str | os.PathLike[str]) -> int:
-    """Remove temporary files that a killed process left more than a day ago; returns how many."""
+    """Remove temporary files that a killed process left more than a day ago; returns how many.
+
+    Only names as :func:`atomic_path` makes them are touched; a file that another process removes meanwhile is no error.
+    """
     removed = 0
     for path in Path(folder).glob(".*.tmp*"):
-        if time.time() - path.stat().st_mtime > STALE_SECONDS and path.is_file():
-            path.unlink(missing_ok=True)
-            removed += 1
+        if not _TEMPORARY.fullmatch(path.name):
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > STALE_SECONDS and path.is_file():
+                path.unlink()
+                removed += 1
     return removed
