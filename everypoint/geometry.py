@@ -2,8 +2,8 @@
 
 Two conventions exist in everypoint:
 
-* **raster** (public): x in [0, W], y in [0, H]; the centre of pixel (0, 0) is (0.5, 0.5). TAP-Vid's convention; a resize
-  is a pure scale.
+* **raster** (public): x in [0, W], y in [0, H]; the centre of pixel (0, 0) is (0.5, 0.5). TAP-Vid's convention; a
+  resize is a pure scale.
 * **index** (inside flow and feature code): integer coordinates are pixel centres; raster = index + 0.5.
 
 All points are (x, y) in the last dimension; queries are (t, x, y).
@@ -35,7 +35,8 @@ def index_to_raster(xy: Points) -> Points:
 def scale_raster(xy: np.ndarray, from_size: tuple[int, int], to_size: tuple[int, int]) -> np.ndarray:
     """Raster points [..., 2] of a frame of ``from_size`` (H, W) in a frame of ``to_size`` (H, W)."""
     scale = np.array([to_size[1] / from_size[1], to_size[0] / from_size[0]], dtype=np.float64)
-    return (np.asarray(xy) * scale).astype(np.asarray(xy).dtype)
+    xy = np.asarray(xy)
+    return (xy * scale).astype(xy.dtype if np.issubdtype(xy.dtype, np.floating) else np.float64)
 
 
 def inside_index(xy: Points, height: int, width: int) -> Points:
@@ -48,9 +49,13 @@ def sample_index(field: Tensor, xy: Tensor, *, border: bool = False) -> Tensor:
     """Bilinear values of ``field`` [C, H, W] at index points ``xy`` [..., 2] -> [..., C].
 
     Outside the grid the value is zero (``border=False``, blending linearly over one pixel) or that of the nearest
-    edge pixel (``border=True``).
+    edge pixel (``border=True``). A half-precision field is sampled in the precision of ``xy``: coordinates in half
+    precision would be off by a good part of a pixel.
     """
+    import torch
     import torch.nn.functional as F
+
+    field = field.to(torch.promote_types(field.dtype, xy.dtype))
 
     height, width = field.shape[-2:]
     size = xy.new_tensor([max(width - 1, 1), max(height - 1, 1)])
