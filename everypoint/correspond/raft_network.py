@@ -5,7 +5,7 @@ convolutions and the upsampling mask at each of the iterations, and returns upsa
 video that is about half of the work for nothing. :class:`RaftNetwork` holds torchvision's modules (so that their
 weights load as they are) and runs them so that
 
-* ``encode`` is called once a frame and ``pair_flows`` once a pair,
+* a frame is encoded once (its context only when it is a source) and ``pair_flows`` called once a batch of pairs,
 * the convolutions of the recurrent block over the (constant) context are evaluated once a source frame,
 * the mask predictor and the convex upsampling run after the last iteration only.
 
@@ -23,13 +23,21 @@ from torch import Tensor, nn
 from torchvision.models.optical_flow import raft_large, raft_small
 from torchvision.models.optical_flow.raft import ConvGRU
 
+from everypoint.geometry import pixel_grid
 
-class FrameCode(NamedTuple):
-    """What RAFT needs to know of one frame; all maps at 1/8 of the padded size (h, w)."""
 
-    features: Tensor  # [C, h, w], the matching features
+class Context(NamedTuple):
+    """What RAFT needs to know of a source frame besides its features; maps at 1/8 of the padded size (h, w)."""
+
     hidden: Tensor  # [H, h, w], initial hidden state
     gates: tuple[tuple[Tensor, Tensor], ...]  # context part of (z,r) [2H,h,w] and q [H,h,w], one pair of maps a GRU pass
+
+
+class FrameCode(NamedTuple):
+    """What RAFT needs to know of one frame."""
+
+    features: Tensor  # [C, h, w], the matching features at 1/8 of the padded size
+    context: Context | None  # None in a frame that is a target only
 
 
 class _SplitGru(nn.Module):
@@ -85,17 +93,23 @@ class RaftNetwork(nn.Module):
         self.grus = nn.ModuleList(_SplitGru(g, self.hidden_size, context) for g in grus)
         self.requires_grad_(False).eval()
 
-    @torch.inference_mode()
     def encode(self, image: Tensor) -> FrameCode:
         """Encode one image [3, H, W] in [-1, 1]; H and W multiples of 8 and at least 128."""
-        image = image[None].contiguous(memory_format=torch.channels_last)
-        features = self.feature_encoder(image)[0]
-        hidden, context = self.context_encoder(image).split_with_sizes(
-            [self.hidden_size, self.context_channels], dim=1
-        )
+        return FrameCode(self.encode_features(image), self.encode_context(image))
+
+    @torch.inference_mode()
+    def encode_features(self, image: Tensor) -> Tensor:
+        """The matching features [C, H / 8, W / 8] of one image [3, H, W] in [-1, 1]."""
+        return self.feature_encoder(image[None].contiguous(memory_format=torch.channels_last))[0]
+
+    @torch.inference_mode()
+    def encode_context(self, image: Tensor) -> Context:
+        """The context of one image [3, H, W] in [-1, 1], which a frame needs as a source only."""
+        both = self.context_encoder(image[None].contiguous(memory_format=torch.channels_last))
+        hidden, context = both.split_with_sizes([self.hidden_size, self.context_channels], dim=1)
         context = F.relu(context)
         gates = tuple(tuple(part[0] for part in gru.context(context)) for gru in self.grus)
-        return FrameCode(features, torch.tanh(hidden)[0], gates)
+        return Context(torch.tanh(hidden)[0], gates)
 
     @property
     def context_channels(self) -> int:
@@ -110,15 +124,17 @@ class RaftNetwork(nn.Module):
         Returns the low-resolution flow [B, 2, h, w] (pixels of the 1/8 grid) and the upsampled flow [B, 2, 8h, 8w]
         (pixels). ``flow_init`` [B, 2, h, w] is the warm start of OmniMotion's recipe.
         """
+        if source.context is None:
+            raise ValueError("the source frame was encoded without its context")
         batch = len(targets)
         pyramid = self._correlation(source.features, torch.stack([t.features for t in targets]))
         h, w = source.features.shape[-2:]
-        grid = _pixel_grid(h, w, source.features)  # [1, 2, h, w]
+        grid = pixel_grid(h, w, device=source.features.device).permute(2, 0, 1)[None]  # [1, 2, h, w]
         flow = grid.new_zeros(batch, 2, h, w) if flow_init is None else flow_init.clone()
-        hidden = source.hidden.expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        hidden = source.context.hidden.expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
         for _ in range(iterations):
             motion = self.motion_encoder(flow, self._lookup(pyramid, grid + flow))
-            for gru, gates in zip(self.grus, source.gates, strict=True):
+            for gru, gates in zip(self.grus, source.context.gates, strict=True):
                 hidden = gru(hidden, motion, gates)
             flow = flow + self.flow_head(hidden)
         return flow, self._upsample(flow, hidden)
@@ -156,13 +172,3 @@ class RaftNetwork(nn.Module):
         mask = self.mask_predictor(hidden).reshape(batch, 1, 9, 8, 8, h, w).softmax(dim=2)
         patches = F.unfold(8 * flow, 3, padding=1).reshape(batch, 2, 9, 1, 1, h, w)
         return (mask * patches).sum(2).permute(0, 1, 4, 2, 5, 3).reshape(batch, 2, 8 * h, 8 * w)
-
-
-def _pixel_grid(h: int, w: int, like: Tensor) -> Tensor:
-    """Pixel-index coordinates (x, y) [1, 2, h, w]."""
-    ys, xs = torch.meshgrid(
-        torch.arange(h, dtype=like.dtype, device=like.device),
-        torch.arange(w, dtype=like.dtype, device=like.device),
-        indexing="ij",
-    )
-    return torch.stack([xs, ys])[None]

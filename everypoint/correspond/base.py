@@ -1,0 +1,57 @@
+"""What every flow back-end offers, and how one is found by its name.
+
+A back-end is one file of this package, named as in the configuration (``correspond/<name>.py``), which binds
+``BACKEND`` to a class with the interface of :class:`FlowBackend`. The file is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from everypoint.config.options import FlowOptions
+from everypoint.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class FlowSession(Protocol):
+    """The flows of one video. A session may cache what it knows of a frame, within bounded memory."""
+
+    def flows(self, source: int, targets: Sequence[int]) -> np.ndarray:
+        """Flows float32 [n, H, W, 2] from ``source`` to each target, in pixels of the frames.
+
+        Index point p of ``source`` lies at p + flow(p) in the target. The result depends on the frames, the options,
+        ``source`` and ``targets`` only: not on what was asked before.
+        """
+        ...
+
+
+class FlowBackend(Protocol):
+    """A way of computing flows, with its options and its device."""
+
+    def __init__(self, options: FlowOptions, device: torch.device | str) -> None: ...
+
+    def describe(self) -> dict[str, Any]:
+        """All that its flows depend on besides the frames, as JSON-like values (part of the fingerprint of a shard)."""
+        ...
+
+    def open(self, frames: np.ndarray) -> FlowSession:
+        """A session over frames uint8 [T, H, W, 3] RGB."""
+        ...
+
+
+def flow_backend(options: FlowOptions, device: torch.device | str = "cpu") -> FlowBackend:
+    """The back-end that ``options.backend`` names; raises :class:`ConfigError` when there is none."""
+    module = f"{__package__}.{options.backend}"
+    if not options.backend.isidentifier() or importlib.util.find_spec(module) is None:
+        raise ConfigError(f"there is no flow back-end {options.backend!r}", cure="see flow.backend in the reference")
+    backend = getattr(importlib.import_module(module), "BACKEND", None)
+    if backend is None:
+        raise ConfigError(f"{options.backend!r} is not a flow back-end", cure="see flow.backend in the reference")
+    return backend(options, device)

@@ -1,0 +1,57 @@
+"""Which ordered pairs of frames get a flow, and which of them a shard computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from everypoint.config.options import PairOptions
+from everypoint.errors import ConfigError, InputError
+
+
+def plan_pairs(frames: int, options: PairOptions, query_frames: Iterable[int] = ()) -> dict[int, list[int]]:
+    """Targets of every source frame, sorted; (i, j) is planned exactly when (j, i) is, and never (i, i).
+
+    Args:
+        frames: number of frames T.
+        options: the plan. ``exhaustive`` holds all gaps, ``window`` the gaps 1 to ``window``, ``intervals`` exactly the
+            gaps listed; ``direct`` adds the pairs between every query frame and all other frames.
+        query_frames: frames in which queries lie (used by ``direct``).
+
+    Raises:
+        InputError: a query frame outside the video.
+    """
+    gaps = {
+        "exhaustive": range(1, frames),
+        "window": range(1, min(options.window, frames - 1) + 1),
+        "intervals": options.intervals,
+    }[options.plan]
+    pairs = {(i, i + gap) for gap in gaps for i in range(frames - gap)}
+    if options.direct:
+        for q in query_frames:
+            if not 0 <= q < frames:
+                raise InputError(f"query frame {q} is outside the video", f"it has frames 0 to {frames - 1}")
+            pairs |= {(q, t) for t in range(frames) if t != q}
+    targets: dict[int, set[int]] = {i: set() for i in range(frames)}
+    for i, j in pairs:
+        targets[i].add(j)
+        targets[j].add(i)
+    return {i: sorted(js) for i, js in targets.items() if js}
+
+
+def shard_sources(plan: Mapping[int, Sequence[int]], shard: tuple[int, int]) -> list[int]:
+    """The source frames of shard k of n (k from 0): contiguous, balanced by number of targets.
+
+    A source belongs to the shard in which the middle of its targets falls when all targets are laid end to end, so the
+    shards partition the sources and none exceeds its fair share by more than one source's targets.
+    """
+    k, n = shard
+    if not 0 <= k < n:
+        raise ConfigError(f"there is no shard {k} of {n}", "shards count from 0")
+    total = sum(len(targets) for targets in plan.values())
+    chosen, before = [], 0
+    for source in sorted(plan):
+        count = len(plan[source])
+        if (2 * before + count) * n // (2 * total) == k:
+            chosen.append(source)
+        before += count
+    return chosen
