@@ -1,0 +1,100 @@
+"""Still images: decoding them to 8-bit RGB, and the one resize that all frames get."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from everypoint.config.options import FramesOptions
+from everypoint.errors import InputError
+from everypoint.video.ffmpeg import check_pixels, over_black
+from everypoint.video.paths import shown
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as stored (see :func:`decode_raw`)."""
+    try:
+        return decode_raw(path.read_bytes(), shown(path.name))
+    except OSError as error:
+        raise InputError(f"{shown(path.name)} cannot be opened", error.strerror or str(error)) from error
+
+
+def decode_raw(data: bytes, name: str) -> np.ndarray:
+    """uint8 or uint16 [H, W, 1, 3 or 4] in RGB(A) order; JPEGs are turned upright by their EXIF tag.
+
+    Raises :class:`InputError` for anything that is not a whole image of at most 65 million pixels.
+    """
+    width, height = _header_size(data, name)
+    check_pixels(name, height, width)
+    jpeg = data[:2] == b"\xff\xd8"
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR if jpeg else cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise InputError(f"{name} cannot be decoded", str(error.err), "repair or remove it") from error
+    if image is None:
+        raise InputError(f"{name} cannot be decoded", "it is damaged or not an image", "repair or remove it")
+    if image.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"{name} cannot be used", f"its pixels are {image.dtype}", "save it with 8 or 16 bits")
+    if image.ndim == 2:
+        return image[..., None]
+    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(image.shape[2])
+    if order is None:
+        raise InputError(f"{name} cannot be used", f"it has {image.shape[2]} channels", "save it as grey, RGB or RGBA")
+    return image[..., order]
+
+
+def to_rgb8(image: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3]: 16 bits scaled by 255 / 65535, grey repeated, alpha composited over black."""
+    if image.dtype == np.uint16:
+        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if image.shape[2] == 1:
+        image = np.repeat(image, 3, axis=2)
+    return np.ascontiguousarray(over_black(image))
+
+
+def decode_image(data: bytes, name: str) -> np.ndarray:
+    """uint8 [H, W, 3] RGB of an encoded image."""
+    return to_rgb8(decode_raw(data, name))
+
+
+def _header_size(data: bytes, name: str) -> tuple[int, int]:
+    """(W, H) from the header alone, so that a bomb is refused before it is decoded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as image:
+                return image.size
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name} is refused", "it has far too many pixels", "scale it down or remove it") from error
+    except Exception as error:  # Pillow's readers raise many kinds on damaged headers
+        raise InputError(f"{name} is not a readable image", cure="repair or remove it") from error
+
+
+def working_size(height: int, width: int, options: FramesOptions) -> tuple[int, int]:
+    """(H, W) of the working frames: ``resize`` exactly, else shrunk to ``max_side``, else as they are."""
+    if options.resize is not None:
+        return options.resize
+    longer = max(height, width)
+    if options.max_side is None or longer <= options.max_side:
+        return height, width
+    scale = options.max_side / longer
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W, 3] at ``size`` (H, W): area average along an axis that shrinks, bilinear along one that grows.
+
+    Both are pure scalings of raster coordinates (pixel (0, 0)'s corner stays in the corner).
+    """
+    height, width = frame.shape[:2]
+    shrunk = (min(size[0], height), min(size[1], width))
+    if shrunk != (height, width):
+        frame = cv2.resize(frame, shrunk[::-1], interpolation=cv2.INTER_AREA)
+    if shrunk != tuple(size):
+        frame = cv2.resize(frame, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    return frame
