@@ -45,7 +45,7 @@ format: $(STAMP) ## Rewrite Python and Snakemake files in the project's style.
 
 lock: $(STAMP) ## Write requirements.lock anew from the pins of pyproject.toml; what is locked stays, where it fits.
 	@$(BIN)/uv pip compile -q pyproject.toml --extra dev --extra slurm --universal --python-version 3.11 \
-	    --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements.lock
+	    --generate-hashes --no-annotate --custom-compile-command "make lock" -o requirements.lock
 
 clean: ## Remove results of the demo, logs and caches; results/, videos/ and .venv stay.
 	@rm -rf results-demo .pytest_cache .ruff_cache build *.egg-info
