@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everypoint.artifacts.folder import sha256_of
+from everypoint.assets.fetch import locate
 from everypoint.config.options import FlowOptions
 from everypoint.correspond.raft_network import FrameCode, RaftNetwork
-from everypoint.correspond.raft_weights import find_weights, load_weights
+from everypoint.correspond.raft_weights import load_weights
 from everypoint.correspond.resolution import flow_size
 
 logger = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ class RaftBackend:
     @functools.cached_property
     def weights(self) -> Path:
         """The weight file; an asset is fetched when it is first needed."""
-        return find_weights(self._options.weights)
+        return locate(self._options.weights)
 
     def describe(self) -> dict[str, Any]:
         chosen = self._options.model_dump(include={"iterations", "resolution", "upsample_below", "batch"})

@@ -1,4 +1,4 @@
-"""RAFT weight files: where they lie, what their keys are called, and whether they fit.
+"""RAFT weight files: what their keys are called, and whether they fit.
 
 Two layouts exist: the authors' (``fnet``, ``cnet``, ``update_block``; saved from DataParallel with the prefix
 ``module.``) and torchvision's. The network here holds torchvision's modules, so the authors' names are translated by a
@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from torch import Tensor
 from everypoint.errors import AssetError
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
-_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 
 
 def module_names(*, small: bool) -> Iterator[tuple[str, str | None]]:
@@ -71,8 +69,8 @@ def to_torchvision(state: dict[str, Tensor], name: str = "the weights") -> tuple
     else:
         small = "feature_encoder.layer1.0.convnormrelu3.0.weight" in state
     expected = expected_shapes(small=small)
-    if missing_counter := {key for key in expected if key.endswith("num_batches_tracked")} - state.keys():
-        state |= {key: torch.zeros((), dtype=torch.long) for key in missing_counter}  # unused in inference
+    counters = {key for key in expected if key.endswith("num_batches_tracked")}  # unused in inference, may be lacking
+    state |= {key: torch.zeros((), dtype=torch.long) for key in counters - state.keys()}
     _check(state, expected, name)
     return state, small
 
@@ -127,18 +125,6 @@ def _unwrap(content: Any, path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise AssetError(f"{path} is not a weight file that can be read", "it does not hold tensors by name")
     return content
-
-
-def find_weights(name: str) -> Path:
-    """The file that ``name`` stands for: a path (with a folder or a weight file's suffix), else an asset's name."""
-    path = Path(name).expanduser()
-    if path.name != name or path.suffix in _SUFFIXES:
-        if not path.is_file():
-            raise AssetError(f"weight file {name} is not there", cure="check the path, or give the name of an asset")
-        return path
-    from everypoint import assets
-
-    return assets.fetch(name)
 
 
 def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], bool]:

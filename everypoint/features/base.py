@@ -1,0 +1,55 @@
+"""What every feature back-end offers, and how one is found by its name.
+
+A back-end is one file of this package (``raft-encoder`` is ``features/raft_encoder.py``), which binds ``BACKEND`` to a
+class with the interface of :class:`FeatureBackend`. The file is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from everypoint.config.options import FeatureOptions
+from everypoint.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class FeatureBackend(Protocol):
+    """A way of describing the appearance around every point of a frame."""
+
+    def __init__(self, options: FeatureOptions, device: torch.device | str) -> None: ...
+
+    def describe(self) -> dict[str, Any]:
+        """All that its features depend on besides the frames, as JSON-like values."""
+        ...
+
+    def features(self, frames: np.ndarray, step: Callable[[], None] | None = None) -> np.ndarray:
+        """Feature maps float16 [T, h, w, C] of frames uint8 [T, H, W, 3] RGB; ``step`` is called after each frame.
+
+        Vectors have length 1. The cells of a map tile the frame, so that
+        :func:`everypoint.geometry.sample_resized` reads them at points of the frame.
+        """
+        ...
+
+
+def feature_backend(options: FeatureOptions, device: torch.device | str = "cpu") -> FeatureBackend | None:
+    """The back-end that ``options.backend`` names; None for ``none``.
+
+    Raises :class:`ConfigError` when there is no such back-end.
+    """
+    if options.backend == "none":
+        return None
+    name = options.backend.replace("-", "_")
+    module = f"{__package__}.{name}"
+    if not name.isidentifier() or importlib.util.find_spec(module) is None:
+        raise ConfigError(f"there is no feature back-end {options.backend!r}", cure="see features.backend")
+    backend = getattr(importlib.import_module(module), "BACKEND", None)
+    if backend is None:
+        raise ConfigError(f"{options.backend!r} is not a feature back-end", cure="see features.backend")
+    return backend(options, device)

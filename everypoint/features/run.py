@@ -1,0 +1,61 @@
+"""The features stage: feature maps of all frames in one checked file."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from everypoint.artifacts import atomic
+from everypoint.artifacts.folder import sha256_of
+from everypoint.config.options import FeatureOptions
+from everypoint.errors import ArtifactError
+from everypoint.features.base import feature_backend
+from everypoint.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+
+def compute_features(
+    frames: np.ndarray,
+    options: FeatureOptions,
+    out_path: str | os.PathLike[str],
+    device: torch.device | str = "cpu",
+) -> None:
+    """Write the features of frames uint8 [T, H, W, 3] to ``out_path``, float16 [T, h, w, C].
+
+    Beside it, under the same name with the suffix ``.json``, stand what made them and the hash of the file. The
+    back-end ``none`` writes an empty array [T, 0, 0, 0], which :func:`load_features` gives back as None.
+
+    Raises :class:`everypoint.errors.EverypointError` for weights that cannot be had or a full disk.
+    """
+    backend = feature_backend(options, device)
+    if backend is None:
+        maps, made_by = np.empty((len(frames), 0, 0, 0), np.float16), {"backend": "none"}
+    else:
+        made_by = backend.describe()
+        with Progress(len(frames), f"{options.backend} features", unit="frames", logger=logger) as progress:
+            maps = backend.features(frames, progress.advance)
+    out_path = Path(out_path)
+    atomic.save_npy(out_path, maps)
+    description = {"made_by": made_by, "shape": maps.shape, "frame_size": frames.shape[1:3]}
+    atomic.write_json(out_path.with_suffix(".json"), description | {"sha256": sha256_of(out_path)})
+
+
+def load_features(path: str | os.PathLike[str]) -> np.ndarray | None:
+    """Features float16 [T, h, w, C], memory-mapped; None where the back-end was ``none``.
+
+    Raises :class:`ArtifactError` when the file is missing, damaged, or not the one that its description names.
+    """
+    path = Path(path)
+    maps = atomic.load_npy(path, mmap=True)
+    description = atomic.read_json(path.with_suffix(".json"))
+    if maps.ndim != 4 or maps.dtype != np.float16 or description.get("sha256") != sha256_of(path):
+        raise ArtifactError(f"{path} is damaged", "it does not fit its description", "delete it and run again")
+    return maps if maps.size else None
