@@ -1,0 +1,51 @@
+"""Stage flow: optical flow between the planned pairs of one video, one shard of the source frames."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from everypoint.artifacts import atomic
+from everypoint.artifacts.folder import fingerprint_of
+from everypoint.artifacts.video import load_frames, load_meta
+from everypoint.config.options import FlowOptions
+from everypoint.stages import frames as frames_stage
+
+VERSION = 1
+
+
+def shard_of(name: str) -> tuple[int, int]:
+    """``"2of4"`` as (index from 0, number of shards)."""
+    index, count = name.split("of")
+    return int(index) - 1, int(count)
+
+
+def run(
+    *,
+    frames: str,
+    options: Mapping[str, Any],
+    shard: str,
+    output: str,
+    device: str,
+    threads: int,
+    query_frames: str | None = None,
+) -> None:
+    """Write the flows of one shard as a folder; finished source frames of an earlier, killed try are kept.
+
+    ``query_frames`` is the JSON list of frames that hold queries; only plans with direct pairs need it.
+    """
+    from everypoint.correspond.run import compute_flows
+    from everypoint.stages.device import prepare
+
+    folder = Path(frames).parent
+    compute_flows(
+        load_frames(folder),
+        FlowOptions.model_validate(dict(options)),
+        atomic.read_json(query_frames) if query_frames else [],
+        shard_of(shard),
+        Path(output),
+        prepare(device, threads),
+        fingerprint_of([dataclasses.asdict(load_meta(folder)), frames_stage.VERSION, VERSION]),
+    )

@@ -1,0 +1,364 @@
+"""What the Snakefile asks: the videos, their options, and which file comes from which.
+
+Everything here is plain and quick: no video is opened and no torch is imported, because every Snakemake process,
+also that of a cluster job, starts by making the plan.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from everypoint.artifacts import atomic
+from everypoint.config.load import nearest, parse_config
+from everypoint.config.options import FlowOptions, FramesOptions, Preset, QueryOptions
+from everypoint.config.presets import load_preset
+from everypoint.config.user import Config
+from everypoint.errors import ConfigError, EverypointError, InputError
+from everypoint.stages import relevant
+from everypoint.video.discover import Entry, discover
+
+SHOT = re.compile(r"^(?P<parent>.+)-shot(?P<number>\d{2,4})$")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The workflow of one configuration over the videos that were found.
+
+    Methods that take ``wildcards`` are input and parameter functions of rules; they return paths or plain values.
+    """
+
+    config: Config
+    entries: Mapping[str, Entry]
+    presets: Mapping[str, Preset]
+
+    # -------------------------------------------------------------------------------------------- videos
+
+    @functools.cached_property
+    def results(self) -> str:
+        """The folder of results, normalised as Snakemake writes paths."""
+        return os.path.normpath(os.path.expanduser(self.config.results))
+
+    @property
+    def videos(self) -> list[str]:
+        """Names of the videos found, before any is split into shots."""
+        return list(self.entries)
+
+    def is_split(self, video: str) -> bool:
+        """Whether the shots of ``video`` become entries of their own."""
+        return self.frames_of(video).on_cut == "split"
+
+    def parent(self, name: str) -> tuple[str, int]:
+        """The video that ``name`` comes from and its shot, counted from 1; 0 for a whole video."""
+        if name in self.entries:
+            return name, 0
+        match = SHOT.match(name)
+        if match is None or match["parent"] not in self.entries:
+            raise InputError(f"there is no video {name!r}", cure=nearest(name, self.entries))
+        return match["parent"], int(match["number"])
+
+    def shots(self, video: str, listing: str | os.PathLike[str]) -> list[str]:
+        """Names of the shots that ``shots.json`` lists."""
+        count = len(atomic.read_json(listing)["shots"])
+        return [f"{video}-shot{number:02d}" for number in range(1, count + 1)]
+
+    def frames_of(self, name: str) -> FramesOptions:
+        """Frame options of a video or shot; a shot's own keys lie over its video's."""
+        return self._section("frames", name)
+
+    def queries_of(self, name: str) -> QueryOptions:
+        """Query options of a video or shot."""
+        return self._section("queries", name)
+
+    def _section(self, section: str, name: str) -> Any:
+        options = getattr(self.config, section)
+        for key in dict.fromkeys((self.parent(name)[0], name)):
+            own = self.config.per_video.get(key)
+            if own is not None and getattr(own, section):
+                changed = options.model_dump() | dict(getattr(own, section))
+                options = type(options).model_validate(changed)
+        return options
+
+    def is_annotated(self, name: str) -> bool:
+        """Whether there is ground truth to measure against."""
+        entry = self.entries[self.parent(name)[0]]
+        return entry.kind == "tapvid" or entry.annotations is not None
+
+    # ----------------------------------------------------------------------------- rules: frames, queries
+
+    def entry(self, wildcards: Any) -> dict[str, str]:
+        """The entry as plain values; sources of a folder of images carry a digest of names and sizes."""
+        entry = self.entries[self.parent(wildcards.video)[0]]
+        value = {"name": wildcards.video, "kind": entry.kind, "path": str(entry.path), "key": entry.key}
+        beside = {name: getattr(entry, name) for name in ("annotations", "queries", "mask")}
+        value |= {name: str(path) for name, path in beside.items() if path is not None}
+        folders = [path for path in (entry.path, entry.mask) if path is not None and path.is_dir()]
+        return value | ({"listing": _listing(folders)} if folders else {})
+
+    def source(self, wildcards: Any) -> dict[str, str]:
+        """Inputs of rule frames: the source and, for a shot, where the video is cut."""
+        video, shot = self.parent(wildcards.video)
+        inputs = {"source": str(self.entries[video].path)}
+        return inputs | ({"shots": self.path(video, "shots/shots.json")} if shot else {})
+
+    def whole_source(self, wildcards: Any) -> str:
+        """Input of checkpoint shots."""
+        return str(self.entries[wildcards.video].path)
+
+    def shot(self, wildcards: Any) -> int:
+        """Which shot of its video this is, from 1; 0 for a whole video."""
+        return self.parent(wildcards.video)[1]
+
+    def frames_options(self, wildcards: Any) -> dict[str, Any]:
+        """Parameters of rule frames."""
+        return self.frames_of(wildcards.video).model_dump(mode="json")
+
+    def sampling_options(self, wildcards: Any) -> dict[str, Any]:
+        """Which queries ground truth gives; parameters of rules queries and evaluate."""
+        return self.config.evaluate.model_dump(mode="json")
+
+    def query_inputs(self, wildcards: Any) -> dict[str, str]:
+        """Inputs of rule queries: the frames and the files beside the video."""
+        entry = self.entries[self.parent(wildcards.video)[0]]
+        inputs = {"frames": self.path(wildcards.video, "frames/frames.npy")}
+        inputs["meta"] = self.path(wildcards.video, "frames/video.json")
+        if entry.kind == "tapvid":
+            inputs["annotations"] = str(entry.path)
+        for name in ("annotations", "queries", "mask"):
+            path = getattr(entry, name)
+            if path is not None and not (name == "mask" and self.queries_of(wildcards.video).mask == "off"):
+                inputs[name] = str(path)
+        return inputs
+
+    def query_options(self, wildcards: Any) -> dict[str, Any]:
+        """Parameters of rule queries."""
+        return self.queries_of(wildcards.video).model_dump(mode="json")
+
+    # ------------------------------------------------------------------- rules: flow, features, matches
+
+    @functools.cached_property
+    def _flows(self) -> dict[str, FlowOptions]:
+        return {relevant.flow_key(preset): preset.flow for preset in self.presets.values()}
+
+    def flow_options(self, wildcards: Any) -> dict[str, Any]:
+        """Parameters of rule flow."""
+        return relevant.flow(self._flows[wildcards.key])
+
+    def flow_inputs(self, wildcards: Any) -> dict[str, str]:
+        """Inputs of rule flow; only a plan with direct pairs depends on where the queries lie."""
+        inputs = {"frames": self.path(wildcards.video, "frames/frames.npy")}
+        inputs["meta"] = self.path(wildcards.video, "frames/video.json")
+        if self._flows[wildcards.key].pairs.direct:
+            inputs["query_frames"] = self.path(wildcards.video, "queries/query_frames.json")
+        return inputs
+
+    def _by_key(self, key: str, kind: str) -> Preset:
+        """A preset that uses the stage ``key``; all that do agree in what the stage depends on."""
+        name_of = getattr(relevant, f"{kind}_key")
+        return next(preset for preset in self.presets.values() if name_of(preset) == key)
+
+    def features_options(self, wildcards: Any) -> dict[str, Any]:
+        """Parameters of rule features."""
+        return self._by_key(wildcards.key, "features").features.model_dump(mode="json")
+
+    def matches_inputs(self, wildcards: Any) -> dict[str, Any]:
+        """Inputs of rule matches."""
+        return self._correspondences(wildcards.video, self._by_key(wildcards.key, "matches"))
+
+    def matches_options(self, wildcards: Any) -> dict[str, Any]:
+        """Parameters of rule matches."""
+        return relevant.matches(self._by_key(wildcards.key, "matches"))
+
+    def _correspondences(self, video: str, preset: Preset) -> dict[str, Any]:
+        inputs: dict[str, Any] = {"flow": self._flow_folders(video, preset)}
+        if preset.features.backend != "none":
+            inputs["features"] = self.path(video, f"features/{relevant.features_key(preset)}/features.npy")
+        return inputs
+
+    def _flow_folders(self, video: str, preset: Preset) -> list[str]:
+        count, key = preset.flow.shards, relevant.flow_key(preset)
+        return [self.path(video, f"flow/{key}/{shard}of{count}") for shard in range(1, count + 1)]
+
+    # ----------------------------------------------------------------------------- rules: optimize, tracks
+
+    def optimize_inputs(self, wildcards: Any) -> dict[str, str]:
+        """Inputs of rule optimize."""
+        key = relevant.matches_key(self.presets[wildcards.preset])
+        return {
+            "frames": self.path(wildcards.video, "frames/frames.npy"),
+            "meta": self.path(wildcards.video, "frames/video.json"),
+            "matches": self.path(wildcards.video, f"matches/{key}/matches.npz"),
+        }
+
+    def optimize_options(self, wildcards: Any) -> dict[str, Any]:
+        """Parameters of rule optimize."""
+        return relevant.optimize(self.presets[wildcards.preset])
+
+    def tracks_inputs(self, wildcards: Any) -> dict[str, Any]:
+        """Inputs of rule tracks: what the preset's kind of tracker reads."""
+        video, preset = wildcards.video, self.presets[wildcards.preset]
+        inputs: dict[str, Any] = {
+            "frames": self.path(video, "frames/frames.npy"),
+            "meta": self.path(video, "frames/video.json"),
+            "queries": self.path(video, "queries/queries.npz"),
+        }
+        if preset.tracker == "chain":
+            return inputs | {"flow": self._flow_folders(video, preset)}
+        inputs |= self._correspondences(video, preset)
+        if preset.tracker == "optimize":
+            inputs["matches"] = self.path(video, f"matches/{relevant.matches_key(preset)}/matches.npz")
+            inputs["model"] = self.path(video, f"optimize/{wildcards.preset}/model.pt")
+        return inputs
+
+    def tracks_options(self, wildcards: Any) -> dict[str, Any]:
+        """Parameters of rule tracks."""
+        return relevant.tracks(self.presets[wildcards.preset])
+
+    # ------------------------------------------------------------------------------------------- results
+
+    def overlay_inputs(self, wildcards: Any) -> dict[str, Any]:
+        """Inputs of rule overlay."""
+        video, preset = wildcards.video, wildcards.preset
+        return {
+            "frames": self.path(video, "frames/frames.npy"),
+            "meta": self.path(video, "frames/video.json"),
+            "tracks": self.path(video, f"tracks/{preset}/tracks.npz"),
+        }
+
+    def overlay_options(self, wildcards: Any) -> dict[str, Any]:
+        """Parameters of rule overlay."""
+        return self.config.overlay.model_dump(mode="json", exclude={"enabled"})
+
+    def report_options(self) -> dict[str, Any]:
+        """Parameters of rule report."""
+        return self.config.report.model_dump(mode="json")
+
+    def path(self, video: str, name: str) -> str:
+        """A path in the results of ``video``."""
+        return f"{self.results}/{video}/{name}"
+
+    def products(self, names: Iterable[str]) -> list[str]:
+        """Every file of these videos that the report shows."""
+        return [
+            self.path(name, item)
+            for name in names
+            for item in ("frames/video.json", *(item for preset in self.presets for item in self.made(name, preset)))
+        ]
+
+    def made(self, name: str, preset: str) -> list[str]:
+        """The files of one video and preset that the report shows, relative to the video's folder."""
+        found = [f"tracks/{preset}/tracks.npz"]
+        if self.config.overlay.enabled:
+            found += [f"overlay/{preset}/overlay.mp4", f"overlay/{preset}/trails.mp4"]
+        if self.is_annotated(name):
+            found.append(f"evaluate/{preset}/metrics.json")
+        if self.presets[preset].tracker == "optimize":
+            found += [self._statistics(self.presets[preset]), f"optimize/{preset}/train.jsonl"]
+        return found
+
+    def _statistics(self, preset: Preset) -> str:
+        return f"matches/{relevant.matches_key(preset)}/filter.json"
+
+    def report_presets(self, name: str | None = None) -> dict[str, Any]:
+        """What :mod:`everypoint.stages.report` must know of each preset, for one video or for all."""
+        return {key: self._report_preset(key, name) for key in self.presets}
+
+    def _report_preset(self, key: str, name: str | None) -> dict[str, Any]:
+        preset = self.presets[key]
+        shards = [f"flow.{relevant.flow_key(preset)}.{shard}of{preset.flow.shards}" for shard in range(1, preset.flow.shards + 1)]
+        logs = [*shards]
+        if preset.tracker != "chain" and preset.features.backend != "none":
+            logs.append(f"features.{relevant.features_key(preset)}")
+        if preset.tracker == "optimize":
+            logs += [f"matches.{relevant.matches_key(preset)}", f"optimize.{key}"]
+        logs += [f"{rule}.{key}" for rule in ("tracks", "overlay", "evaluate")]
+        return {
+            "preset": preset.model_dump(mode="json"),
+            "logs": logs,
+            "products": self.made(name, key) if name else [],
+            "statistics": self._statistics(preset) if preset.tracker == "optimize" else None,
+        }
+
+    def runtime(self) -> dict[str, Any]:
+        """What jobs need to know but their results do not depend on; goes into Snakemake's config."""
+        folder = os.path.expanduser(self.config.assets) if self.config.assets else None
+        return {"device": self.config.device, "assets": folder, **relevant.runtime(dict(self.presets))}
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that a job of a GPU stage asks for."""
+        return 0 if self.config.device == "cpu" else 1
+
+
+def _listing(folders: Sequence[Path]) -> str:
+    """Digest of the names and sizes of the files in folders, which their times say nothing reliable about."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        with os.scandir(folder) as items:
+            files = sorted((item.name, item.stat().st_size) for item in items if item.is_file())
+        digest.update(repr(files).encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def make_plan(value: Mapping[str, Any], source: str, cache: str | os.PathLike[str] | None = None) -> Plan:
+    """The plan of a user's keys; raises :class:`ConfigError` or :class:`InputError` with one sentence.
+
+    Args:
+        value: the keys as read from YAML.
+        source: the name of the file they come from, for messages.
+        cache: folder that remembers the entries of data sets.
+    """
+    config = parse_config(value, source)
+    presets = {name: load_preset(name, config.overrides, source) for name in config.methods}
+    entries = {entry.name: entry for entry in discover(_folder(config), _dataset(config), _path(cache))}
+    for name in config.per_video:
+        match = SHOT.match(name)
+        if name not in entries and not (match and match["parent"] in entries):
+            raise ConfigError(f"{source}: per_video has the unknown video {name!r}, {nearest(name, entries)}")
+    return Plan(config, entries, presets)
+
+
+def _path(value: str | os.PathLike[str] | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
+def _folder(config: Config) -> Path | None:
+    """The folder of videos. Beside a data set the folder of the default name need not be there."""
+    folder = _path(os.path.expanduser(config.videos) if config.videos else None)
+    standard = config.videos == Config.model_fields["videos"].default
+    return None if config.dataset and standard and folder and not folder.exists() else folder
+
+
+def _dataset(config: Config) -> Path | None:
+    """The data set's file: a path, or the name of one that is fetched."""
+    if not config.dataset:
+        return None
+    path = Path(os.path.expanduser(config.dataset))
+    if path.exists():
+        return path
+    from everypoint.assets.datasets import dataset_path
+
+    return Path(dataset_path(config.dataset, config.assets))
+
+
+def stage_versions() -> dict[str, int]:
+    """The version of every stage, by rule."""
+    names = ("shots", "frames", "queries", "flow", "features", "matches", "optimize", "tracks", "overlay", "evaluate", "report")
+    return {name: importlib.import_module(f"everypoint.stages.{name}").VERSION for name in names}
+
+
+def plan_or_sentence(value: Mapping[str, Any], source: str, cache: str | os.PathLike[str] | None = None) -> Plan:
+    """:func:`make_plan` for the Snakefile: an expected failure ends the process with its sentence and no traceback."""
+    try:
+        return make_plan(value, source, cache)
+    except EverypointError as error:
+        raise SystemExit(f"everypoint: {error}") from None
+
+

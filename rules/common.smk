@@ -1,0 +1,38 @@
+# The plan of this run and what several rules share.
+
+from everypoint.stages.plan import plan_or_sentence, stage_versions
+from everypoint.stages.report import partial as partial_report
+
+plan = plan_or_sentence(config, CONFIG, cache=".snakemake/everypoint")
+config["runtime"] = plan.runtime()
+
+
+pathvars:
+    results=plan.results,
+
+
+wildcard_constraints:
+    video=r"[A-Za-z0-9._][A-Za-z0-9._-]*",
+    key=r"[a-z0-9-]+-[0-9a-f]{6}",
+    shard=r"\d+of\d+",
+    preset="|".join(plan.presets),
+
+
+# What every job carries besides its options: raised when a stage would write something else, see everypoint/stages.
+VERSIONS = stage_versions()
+
+
+def shots_of(video):
+    """The entries of a video: itself, or its shots once the checkpoint has found them."""
+    if not plan.is_split(video):
+        return [video]
+    return plan.shots(video, checkpoints.shots.get(video=video).output[0])
+
+
+def products_of(video):
+    """The input function for everything of one video that the report shows."""
+
+    def products(wildcards):
+        return plan.products(shots_of(video))
+
+    return products

@@ -1,0 +1,66 @@
+# From sources to frames and queries.
+
+
+checkpoint shots:
+    # Only for on_cut: split. One shot is one entry from here on.
+    input:
+        source=plan.whole_source,
+    output:
+        "<results>/{video}/shots/shots.json",
+    log:
+        "<results>/{video}/logs/shots.log",
+    benchmark:
+        "<results>/{video}/logs/shots.jsonl"
+    params:
+        entry=plan.entry,
+        options=plan.frames_options,
+        version=VERSIONS["shots"],
+    conda:
+        "../envs/base.yaml"
+    script:
+        "../scripts/shots.py"
+
+
+rule frames:
+    input:
+        unpack(plan.source),
+    output:
+        frames="<results>/{video}/frames/frames.npy",
+        meta="<results>/{video}/frames/video.json",
+    log:
+        "<results>/{video}/logs/frames.log",
+    benchmark:
+        "<results>/{video}/logs/frames.jsonl"
+    params:
+        entry=plan.entry,
+        shot=plan.shot,
+        options=plan.frames_options,
+        version=VERSIONS["frames"],
+    conda:
+        "../envs/base.yaml"
+    script:
+        "../scripts/frames.py"
+
+
+rule queries:
+    localrule: True
+    input:
+        unpack(plan.query_inputs),
+    output:
+        queries="<results>/{video}/queries/queries.npz",
+        annotations="<results>/{video}/queries/annotations.npz",
+        query_frames="<results>/{video}/queries/query_frames.json",
+    log:
+        "<results>/{video}/logs/queries.log",
+    benchmark:
+        "<results>/{video}/logs/queries.jsonl"
+    params:
+        entry=plan.entry,
+        shot=plan.shot,
+        options=plan.query_options,
+        evaluate=plan.sampling_options,
+        version=VERSIONS["queries"],
+    conda:
+        "../envs/base.yaml"
+    script:
+        "../scripts/queries.py"

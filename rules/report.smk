@@ -1,0 +1,84 @@
+# What people look at: overlays, measures, one page.
+
+
+rule overlay:
+    input:
+        unpack(plan.overlay_inputs),
+    output:
+        overlay=report(
+            "<results>/{video}/overlay/{preset}/overlay.mp4",
+            caption="../report/overlay.rst",
+            category="Overlays",
+            labels={"video": "{video}", "preset": "{preset}", "kind": "tracks"},
+        ),
+        trails=report(
+            "<results>/{video}/overlay/{preset}/trails.mp4",
+            caption="../report/overlay.rst",
+            category="Overlays",
+            labels={"video": "{video}", "preset": "{preset}", "kind": "trails"},
+        ),
+    log:
+        "<results>/{video}/logs/overlay.{preset}.log",
+    benchmark:
+        "<results>/{video}/logs/overlay.{preset}.jsonl"
+    params:
+        options=plan.overlay_options,
+        version=VERSIONS["overlay"],
+    conda:
+        "../envs/base.yaml"
+    script:
+        "../scripts/overlay.py"
+
+
+rule evaluate:
+    localrule: True
+    input:
+        frames="<results>/{video}/frames/video.json",
+        annotations="<results>/{video}/queries/annotations.npz",
+        tracks="<results>/{video}/tracks/{preset}/tracks.npz",
+    output:
+        report(
+            "<results>/{video}/evaluate/{preset}/metrics.json",
+            caption="../report/metrics.rst",
+            category="Metrics",
+            labels={"video": "{video}", "preset": "{preset}"},
+        ),
+    log:
+        "<results>/{video}/logs/evaluate.{preset}.log",
+    benchmark:
+        "<results>/{video}/logs/evaluate.{preset}.jsonl"
+    params:
+        options=plan.sampling_options,
+        version=VERSIONS["evaluate"],
+    conda:
+        "../envs/base.yaml"
+    script:
+        "../scripts/evaluate.py"
+
+
+rule report:
+    localrule: True
+    input:
+        [products_of(video) for video in plan.videos],
+    output:
+        page=report("<results>/report.html", caption="../report/report.rst", category="Report"),
+        metrics="<results>/metrics.csv",
+        summary="<results>/report/summary.json",
+    log:
+        "<results>/report/report.log",
+    benchmark:
+        "<results>/report/report.jsonl"
+    params:
+        presets=plan.report_presets(),
+        options=plan.report_options(),
+        version=VERSIONS["report"],
+    conda:
+        "../envs/base.yaml"
+    script:
+        "../scripts/report.py"
+
+
+# With keep-going Snakemake does not make the report when a video failed, but people want one of the others. So it is
+# made here, and summary.json, an output of the rule, is taken away: the rule runs again as soon as it can.
+onerror:
+    partial_report(plan)

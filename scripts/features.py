@@ -1,0 +1,13 @@
+"""Rule features: one feature map a frame."""
+
+from everypoint.stages import features, job
+
+job.run(
+    snakemake,
+    features.run,
+    frames=snakemake.input.frames,
+    options=snakemake.params.options,
+    output=snakemake.output[0],
+    device=snakemake.config["runtime"]["device"],
+    threads=snakemake.threads,
+)

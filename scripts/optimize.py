@@ -1,0 +1,18 @@
+"""Rule optimize: fit one motion model to a video's matches."""
+
+from everypoint.stages import job, optimize
+
+runtime = snakemake.config["runtime"]
+preset = dict(snakemake.params.preset)
+preset["optimize"] = {**preset["optimize"], **runtime["optimize"][snakemake.wildcards.preset]}
+job.run(
+    snakemake,
+    optimize.run,
+    matches=snakemake.input.matches,
+    frames=snakemake.input.frames,
+    preset=preset,
+    seed=snakemake.params.seed,
+    output=snakemake.output.model,
+    device=runtime["device"],
+    threads=snakemake.threads,
+)
