@@ -61,11 +61,11 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("everypoint needs Python 3.11 or newer; $(PYTHON) is " + sys.version.split()[0] + ". Run: make PYTHON=/path/to/a/newer/python3")'
 	@echo "everypoint: installing into .venv (about 5 GB; half a minute to some minutes)"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	@awk '/^uv==/ {on = 1} on {print} on && !/\\$$/ {exit}' requirements.lock > .venv/uv.lock
+	@awk '/^[a-z0-9]/ {part = /^uv==/ ? "uv" : "rest"} part {print > (".venv/" part ".lock")}' requirements.lock
 	@if $(PIP) --require-hashes -r .venv/uv.lock; then \
 	    $(UV) --compile-bytecode --require-hashes -r requirements.lock && $(UV) $(ITSELF); \
 	else \
 	    echo "everypoint: uv is not to be had here; pip installs the same, more slowly"; \
-	    $(PIP) --require-hashes -r requirements.lock && $(PIP) $(ITSELF); \
+	    $(PIP) --require-hashes -r .venv/rest.lock && $(PIP) $(ITSELF); \
 	fi
 	@touch $@
