@@ -13,6 +13,7 @@ from everypoint.artifacts.atomic import load_npz
 from everypoint.artifacts.pickles import load_arrays_pickle
 from everypoint.artifacts.tracks import Tracks, load_tracks
 from everypoint.errors import InputError
+from everypoint.video.tapvid import check_annotations
 
 Order = Literal["auto", "tn", "nt"]
 
@@ -41,7 +42,7 @@ class Prediction:
 def load_ground_truth(path: Path, video: str | None = None) -> list[GroundTruth]:
     """Annotations of a ``NAME.annotations.npz`` or of the videos of a TAP-Vid pickle (dict or list).
 
-    Videos of a list are named by their position, ``0000``, ``0001``, ... ``video`` chooses one by name. Raises
+    Videos of a list are named by their position, ``0``, ``1``, ... ``video`` chooses one by name. Raises
     :class:`InputError` for a file of another kind or an unknown video.
     """
     if not path.is_file():
@@ -51,7 +52,7 @@ def load_ground_truth(path: Path, video: str | None = None) -> list[GroundTruth]
     else:
         content = load_arrays_pickle(path)
         if isinstance(content, (list, tuple)):
-            content = {f"{n:04d}": entry for n, entry in enumerate(content)}
+            content = {str(n): entry for n, entry in enumerate(content)}
         if not isinstance(content, dict):
             raise InputError(f"{path} holds no videos", cure="give a TAP-Vid pickle or NAME.annotations.npz")
         entries = content
@@ -66,12 +67,7 @@ def load_ground_truth(path: Path, video: str | None = None) -> list[GroundTruth]
 def _ground_truth(path: Path, name: str, entry: Any) -> GroundTruth:
     if not isinstance(entry, dict) or "points" not in entry or "occluded" not in entry:
         raise InputError(f"{path}: {name!r} has no points and occluded", cure="give a TAP-Vid pickle or annotations")
-    points, occluded = np.asarray(entry["points"]), np.asarray(entry["occluded"])
-    if points.dtype.kind not in "fiu" or occluded.ndim != 2 or points.shape != (*occluded.shape, 2):
-        raise InputError(
-            f"{path}: points {points.shape} and occluded {occluded.shape} of {name!r} are not [N, T, 2] and [N, T]"
-        )
-    return GroundTruth(name, points, _as_bool(occluded, f"{path}: occluded of {name!r}"))
+    return GroundTruth(name, *check_annotations(f"{name!r} of {path}", entry["points"], entry["occluded"]))
 
 
 def load_prediction(

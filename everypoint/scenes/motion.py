@@ -1,6 +1,6 @@
-"""Smooth motion of cameras and objects as functions of the progress s of a scene, 0 at its first frame, 1 at its last.
+"""Smooth motion of cameras and objects as functions of the progress s of a scene: 0 at its first frame, 1 at its last.
 
-World axes: x right, y down, z away from the camera at rest, so that an unrotated camera sees the world as a raster does.
+World axes: x right, y down, z away from the camera at rest: an unrotated camera sees the world as a raster does.
 """
 
 from __future__ import annotations
@@ -54,6 +54,9 @@ class Pose:
     def at(self, s: float) -> tuple[np.ndarray, np.ndarray]:
         """Origin [3] and axes [3, 3] (columns: the object's axes in the world, scaled) at progress ``s``."""
         return self.position.at(s), rotation(*self.angles.at(s)) * self.scale.at(s)
+
+
+STILL = Pose()
 
 
 def rotation(rx: float, ry: float, rz: float) -> np.ndarray:

@@ -34,7 +34,9 @@ def two_planes(size: tuple[int, int] = (256, 256), frames: int = 24, seed: int =
 
 def occluder(size: tuple[int, int] = (256, 256), frames: int = 24, seed: int = 0) -> Scene:
     """A disc passes in front of a turning box and a wall; the camera moves along."""
-    wall = Layer("wall", Plane(), make_texture(seed * 100 + 1, 5.5, hue=0.33), Pose(at(0, 0, 5.4), Curve((-0.1, 0.15, 0))))
+    wall = Layer(
+        "wall", Plane(), make_texture(seed * 100 + 1, 5.5, hue=0.33), Pose(at(0, 0, 5.4), Curve((-0.1, 0.15, 0)))
+    )
     sides = tuple(make_texture(seed * 100 + 2 + n, 2.4, hue=hue) for n, hue in enumerate((0.0, 0.12, 0.9)))
     crate = box(
         "box",
@@ -54,7 +56,9 @@ def occluder(size: tuple[int, int] = (256, 256), frames: int = 24, seed: int = 0
 
 def parallax(size: tuple[int, int] = (256, 256), frames: int = 24, seed: int = 0) -> Scene:
     """A still world at three depths; the camera travels sideways and forwards."""
-    wall = Layer("far", Plane(), make_texture(seed * 100 + 1, 7.0, hue=0.55), Pose(at(0, 0, 7.0), Curve((0.05, 0.1, 0.2))))
+    wall = Layer(
+        "far", Plane(), make_texture(seed * 100 + 1, 7.0, hue=0.55), Pose(at(0, 0, 7.0), Curve((0.05, 0.1, 0.2)))
+    )
     middle = make_texture(seed * 100 + 2, 4.0, hue=0.25)
     near = make_texture(seed * 100 + 3, 2.2, hue=0.02)
     l_shape = Polygon(((-0.6, -0.6), (0.1, -0.6), (0.1, 0.0), (0.6, 0.0), (0.6, 0.6), (-0.6, 0.6)))
@@ -65,7 +69,7 @@ def parallax(size: tuple[int, int] = (256, 256), frames: int = 24, seed: int = 0
         Layer("near", star(5, 0.42, 0.2), near, Pose(at(-0.3, 0.42, 2.3), Curve((0.2, 0.1, 0.3)))),
         Layer("near", Disc(0.24), near, Pose(at(0.5, -0.45, 2.1), Curve((-0.2, 0.2, 0)))),
     )
-    camera = Camera(Pose(Curve((-0.35, 0, 0), (0.7, -0.1, 0.3)), Curve((0, 0.04, 0), (0, -0.08, 0))))
+    camera = Camera(Pose(Curve((-0.5, 0.05, 0), (1.0, -0.1, 0.35)), Curve((0, 0.03, 0), (0, -0.06, 0))))
     return Scene(layers, camera, size, frames)
 
 

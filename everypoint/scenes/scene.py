@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from everypoint.errors import InputError
-from everypoint.scenes.motion import Curve, Pose, rotation
+from everypoint.scenes.motion import STILL, Curve, Pose, rotation
 from everypoint.scenes.shapes import Rectangle, Shape
 from everypoint.scenes.textures import Texture
 
@@ -35,7 +35,7 @@ class Layer:
     name: str
     shape: Shape
     texture: Texture
-    pose: Pose = Pose()
+    pose: Pose = STILL
     place: np.ndarray = field(default_factory=lambda: np.diag([1.0, 1.0, 0.0]))
 
 
@@ -48,8 +48,11 @@ class Camera:
         focal: focal length in frame heights, so that the view does not depend on the resolution.
     """
 
-    pose: Pose = Pose()
+    pose: Pose = STILL
     focal: float = 1.2
+
+
+FIXED = Camera()
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +67,7 @@ class Scene:
     """
 
     layers: tuple[Layer, ...]
-    camera: Camera = Camera()
+    camera: Camera = FIXED
     size: tuple[int, int] = (256, 256)
     frames: int = 24
 

@@ -69,8 +69,8 @@ def flow(scene: Scene, i: int, j: int) -> tuple[np.ndarray, np.ndarray]:
     """Exact flow from frame i to frame j at the pixel centres of frame i.
 
     Returns:
-        flow float32 [H, W, 2]: what is seen at pixel p of frame i lies at p + flow in frame j (nan where nothing is seen
-        or the point goes behind the camera); occluded bool [H, W]: it is hidden in frame j or outside of it.
+        flow float32 [H, W, 2]: what is seen at pixel p of frame i lies at p + flow in frame j (nan where nothing is
+        seen or the point goes behind the camera); occluded bool [H, W]: it is hidden in frame j or outside of it.
     """
     centres = _centres(scene)
     layer, uv, _ = surface_at(scene, i, centres)
