@@ -88,28 +88,45 @@ def _read_video(entry: Entry, options: FramesOptions) -> tuple[np.ndarray, dict[
     frames, original = _collect(entry, reader, expected, options)
     if reader.timed_out:
         raise InputError(f"{shown(entry.path.name)} cannot be read", f"it took more than {reader.seconds:.0f} s")
-    if len(frames) == 0 and reader.log.errors:
-        raise InputError(f"{shown(entry.path.name)} cannot be read", reader.log.reason(""), "repair or remove it")
-    notes = _damage(reader, stream, len(frames), expected)
-    if not stream.square_pixels:
-        notes.append("its pixels are not square: frames and points stay as stored")
-    fps = float(reader.log.frame_rate or stream.fps or STILL_FPS)
+    if stream.container == "gif" and stream.cut_off and reader.log.errors and len(frames) < limit:
+        frames = frames[:-1]  # ffmpeg shows the half picture at the end as a frame
+    if len(frames) < 2 and reader.log.errors:
+        why = f"it is damaged and {len(frames) or 'none'} of its frames can be read ({reader.log.reason('')})"
+        raise InputError(f"{shown(entry.path.name)} cannot be used", why, "repair, replace or remove it")
+    declared = stream.fps or STILL_FPS
     times = reader.times(len(frames))
+    notes = [] if stream.square_pixels else ["its pixels are not square: frames and points stay as stored"]
     if times is None:
-        notes.append(f"it has no time stamps: {fps:g} frames a second are assumed")
-        times = _even_times(len(frames), fps, options)
+        notes.append(f"it has no time stamps: {declared:g} frames a second are assumed")
+        times = _even_times(len(frames), declared, options)
+    else:
+        notes += _damage(reader, stream, times, options)
+    fps = _rate(times, declared, options.stride)
     return frames, _known(shown(entry.path.name), _file_hash(entry.path), fps, times, original, notes)
 
 
-def _damage(reader: FrameStream, stream: Stream, count: int, expected: int | None) -> list[str]:
+def _damage(reader: FrameStream, stream: Stream, times: list[float], options: FramesOptions) -> list[str]:
     """Sentences about frames that are missing or broken."""
     if reader.log.errors:
-        return [f"the file is damaged, {count} frames are used (ffmpeg: {reader.log.reason('')})"]
+        return [f"the file is damaged, {len(times)} frames are used (ffmpeg: {reader.log.reason('')})"]
     if reader.log.damaged:
         return [f"the file is damaged, {reader.log.damaged} of its frames decode with errors"]
-    if expected is not None and not stream.audio and count < 0.9 * expected - 1:  # audio may outlast the picture
-        return [f"its header promises about {expected} frames, {count} could be read"]
+    if len(times) == options.max_frames or len(times) < 2:
+        return []
+    end = times[-1] + 2 * (times[-1] - times[0]) / (len(times) - 1)
+    short = stream.duration is not None and not stream.audio and end < 0.9 * stream.duration
+    if stream.cut_off or short:  # sound may outlast the picture
+        return [f"the file is cut off, the {len(times)} frames up to {times[-1]:.2f} s are used"]
     return []
+
+
+def _rate(times: list[float], declared: float, stride: int) -> float:
+    """Frames a second: as declared, unless the time stamps (of a variable rate, say) tell another average."""
+    span = times[-1] - times[0] if len(times) > 1 else 0.0
+    if span <= 0:
+        return declared
+    average = (len(times) - 1) * stride / span
+    return declared if abs(average / declared - 1) < 0.01 else average
 
 
 def _read_images(entry: Entry, options: FramesOptions) -> tuple[np.ndarray, dict[str, Any]]:

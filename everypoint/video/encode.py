@@ -15,8 +15,8 @@ import numpy as np
 
 from everypoint.artifacts.atomic import atomic_path
 from everypoint.errors import ResourceError
-from everypoint.video.ffmpeg import Child, environment, ffmpeg_path
 from everypoint.video.paths import shown
+from everypoint.video.process import Child, environment, ffmpeg_path
 
 ENCODE_SECONDS = 4 * 3600.0
 

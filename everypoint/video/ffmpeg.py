@@ -1,4 +1,4 @@
-"""Running ffmpeg on files that may be hostile: what a file is, and its frames as a stream.
+"""Reading video files that may be hostile: what a file is, and its frames as a stream.
 
 Every call is an argument list without a shell. The demuxer is forced from the file's first bytes (never from its name),
 out of four containers that cannot point to other files; only the ``file`` protocol is open; the child process is
@@ -7,24 +7,22 @@ limited in memory, file size and wall-clock time; and the size of a frame is kno
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import imageio_ffmpeg
 import numpy as np
 
-from everypoint.errors import InputError, MissingPackageError
+from everypoint.errors import InputError
 from everypoint.video.paths import shown
+from everypoint.video.process import Child, Log, ffmpeg_path
 
 MAX_PIXELS = 65_000_000  # a frame; 8K UHD has 33 million
+MAX_RATE = 1000.0  # rates above are the resolution of time stamps, not of frames
 PROBE_SECONDS = 30.0
 DECODE_SECONDS = 3600.0
 _GIB = 2**30
@@ -36,20 +34,6 @@ _CONTAINERS = {  # name for messages -> (forced demuxer, names of the format whi
 }
 _ALPHA = re.compile(r"yuva|rgba|bgra|argb|abgr|gbrap|ya8|ya16|pal8")
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders drop the alpha of these
-
-
-def ffmpeg_path() -> str:
-    """The ffmpeg program; raises :class:`MissingPackageError` when imageio-ffmpeg brought none."""
-    try:
-        return imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError as error:
-        raise MissingPackageError("ffmpeg is missing", str(error), "install imageio-ffmpeg") from error
-
-
-def environment() -> dict[str, str]:
-    """The child's environment: nothing that makes ffmpeg write report files, colours or other languages."""
-    keep = {name: value for name, value in os.environ.items() if not name.startswith(("FF", "AV_LOG"))}
-    return {**keep, "LC_ALL": "C", "AV_LOG_FORCE_NOCOLOR": "1"}
 
 
 @dataclass(frozen=True)
@@ -66,11 +50,12 @@ class Stream:
     alpha: bool
     square_pixels: bool
     audio: bool
+    cut_off: bool  # the end of the file is missing, where that can be seen
 
     @property
     def expected_frames(self) -> int | None:
-        """Frames in the whole file, estimated from duration and rate."""
-        if self.fps is None or self.duration is None:
+        """Frames in the whole file, estimated from duration and rate; None where the rate is no average."""
+        if self.fps is None or self.duration is None or self.fps > MAX_RATE:
             return None
         return max(1, round(self.fps * self.duration))
 
@@ -125,7 +110,7 @@ def _stream(path: Path, container: str, text: str, log: Log) -> Stream:
         raise InputError(f"{name} cannot be read", log.reason("no picture size in its header"), "repair or remove it")
     width, height = int(size[1]), int(size[2])
     check_pixels(name, height, width)
-    rate = re.search(r"([\d.]+)(k?) fps", text) or re.search(r"([\d.]+)(k?) tbr", text)
+    rate = re.search(r"([\d.]+)(k?) fps", text)
     aspect = re.search(r"SAR (\d+):(\d+)", text)
     pixels = re.match(r".*?, ([a-z0-9]+)", text)
     codec = text.split()[0].rstrip(",")
@@ -135,12 +120,29 @@ def _stream(path: Path, container: str, text: str, log: Log) -> Stream:
         codec=codec,
         width=width,
         height=height,
-        fps=(float(rate[1]) * (1000 if rate[2] else 1) or None) if rate else None,
+        fps=_exact_rate(float(rate[1]) * (1000 if rate[2] else 1)) if rate else None,
         duration=log.duration,
         alpha=bool(pixels and _ALPHA.match(pixels[1])) or (log.alpha_mode and codec in _ALPHA_DECODERS),
         square_pixels=aspect is None or aspect[1] == aspect[2],
         audio=any(kind == "Audio" for kind, _ in log.streams),
+        cut_off=_cut_off(path, container),
     )
+
+
+def _exact_rate(shown_rate: float) -> float | None:
+    """A rate shown with two decimals: 23.98, 29.97, 59.94 ... are multiples of 1000 / 1001; 0 is unknown."""
+    ntsc = round(shown_rate * 1.001) / 1.001
+    return ntsc if abs(shown_rate - ntsc) < 0.0055 < abs(shown_rate - round(shown_rate)) else shown_rate or None
+
+
+def _cut_off(path: Path, container: str) -> bool:
+    """Whether the end of a file is missing, for the two containers of which ffmpeg does not say it."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+        if container == "gif":
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b";"
+        return container == "avi" and int.from_bytes(head[4:], "little") + 8 > os.fstat(file.fileno()).st_size
 
 
 def check_pixels(name: str, height: int, width: int) -> None:
@@ -163,47 +165,66 @@ class FrameStream:
     def __init__(
         self, stream: Stream, start: int = 0, stride: int = 1, count: int | None = None, seconds: float | None = None
     ) -> None:
-        self.stream, self.seconds = stream, seconds or DECODE_SECONDS
+        self.stream, self.start, self.stride, self.count = stream, start, stride, count
+        self.seconds = seconds or DECODE_SECONDS
         self.log = Log()
         self.timed_out = False
-        chosen = f"gte(n,{start})*not(mod(n-{start},{stride}))"  # skipped frames never enter the pipe
-        chain = [
-            f"select='{chosen}'",
-            "scale=flags=accurate_rnd+full_chroma_int+full_chroma_inp+bitexact",  # same pixels on every processor
-            f"format={'rgba' if stream.alpha else 'rgb24'}",
-            "showinfo=checksum=0",  # says the time stamps
-        ]
-        decoder = ["-c:v", _ALPHA_DECODERS[stream.codec]] if stream.alpha and stream.codec in _ALPHA_DECODERS else []
-        self.command = [
-            ffmpeg_path(), *_QUIET, "-threads", str(_threads()), *decoder, "-fflags", "+discardcorrupt",
-            *_input(stream.path, stream.container),
-            "-map", "0:V:0", "-filter:v", ",".join(chain), "-fps_mode", "passthrough",
-            *(["-frames:v", str(count)] if count is not None else []),
-            "-c:v", "pam", "-f", "image2pipe", "pipe:1",
-        ]  # fmt: skip
+        self._stamps: list[int | None] = []  # microseconds, one a frame
 
     def __iter__(self) -> Iterator[np.ndarray]:
+        name = shown(self.stream.path.name)
         memory = 3 * _GIB + 96 * self.stream.width * self.stream.height
-        with Child(self.command, self.seconds, memory=memory, read=True) as child:
+        stamps_out, stamps_in = os.pipe()
+        reader = threading.Thread(target=self._read_stamps, args=(stamps_out,), daemon=True)
+        reader.start()
+        try:
+            child = Child(self._command(stamps_in), self.seconds, memory=memory, read=True, keep=(stamps_in,))
+        finally:
+            os.close(stamps_in)  # the child's copy is the only one left, so that its end is seen
+        with child:
             self.log = child.log
             buffer: np.ndarray | None = None
-            while (shape := _pam_shape(child.process.stdout, shown(self.stream.path.name))) is not None:
+            while (shape := _pam_shape(child.process.stdout, name)) is not None:
                 if buffer is None:
                     buffer = np.empty(shape, np.uint8)
                 if buffer.shape != shape:
-                    raise InputError(f"{shown(self.stream.path.name)} cannot be read", "its frames change in size")
+                    raise InputError(f"{name} cannot be read", "its frames change in size")
                 if not _read_into(child.process.stdout, buffer):
                     break
                 yield over_black(buffer)
             child.finish()
             self.timed_out = child.timed_out
+            reader.join()
+
+    def _command(self, stamps: int) -> list[str]:
+        stream, start = self.stream, self.start
+        chain = [
+            f"select='gte(n,{start})*not(mod(n-{start},{self.stride}))'",  # skipped frames never enter the pipe
+            "scale=flags=accurate_rnd+full_chroma_int+full_chroma_inp+bitexact",  # same pixels on every processor
+            f"format={'rgba' if stream.alpha else 'rgb24'}",
+            # time stamps in microseconds go through a pipe of their own: the log interleaves its threads' lines
+            f"settb=AVTB,metadata=add:key=k:value=v,metadata=print:key=k:file='pipe\\:{stamps}':direct=1",
+            "settb=1/25,setpts=N",  # the pipe of pictures has none, and equal ones would be complained about
+        ]
+        decoder = ["-c:v", _ALPHA_DECODERS[stream.codec]] if stream.alpha and stream.codec in _ALPHA_DECODERS else []
+        return [
+            ffmpeg_path(), *_QUIET, "-threads", str(_threads()), *decoder, "-fflags", "+discardcorrupt",
+            *_input(stream.path, stream.container),
+            "-map", "0:V:0", "-filter:v", ",".join(chain), "-fps_mode", "passthrough", "-enc_time_base", "filter",
+            *(["-frames:v", str(self.count)] if self.count is not None else []),
+            "-c:v", "pam", "-f", "image2pipe", "pipe:1",
+        ]  # fmt: skip
+
+    def _read_stamps(self, handle: int) -> None:
+        with open(handle, "rb") as pipe:
+            while line := pipe.readline(4096):
+                if match := re.match(rb"frame:\d+ +pts:(-?\d+|NOPTS)\s", line):
+                    self._stamps.append(None if match[1] == b"NOPTS" else int(match[1]))
 
     def times(self, count: int) -> list[float] | None:
         """Time stamps of the first ``count`` frames in seconds; None when the file has none for some of them."""
-        stamps, base = self.log.stamps[:count], self.log.time_base
-        if len(stamps) < count or None in stamps or base is None:
-            return None
-        return [float(stamp * base) for stamp in stamps if stamp is not None]
+        stamps = [stamp for stamp in self._stamps[:count] if stamp is not None]
+        return [stamp / 1e6 for stamp in stamps] if len(stamps) == count else None
 
 
 def over_black(image: np.ndarray) -> np.ndarray:
@@ -240,108 +261,6 @@ def _read_into(pipe: BinaryIO, array: np.ndarray) -> bool:
     return True
 
 
-class Child:
-    """An ffmpeg process that ends after ``seconds`` at the latest and on leaving the block.
-
-    Its messages are read by a thread. With ``memory`` (bytes) it reads untrusted data: it can write no files then.
-    ``read`` and ``write`` say which of its standard streams are pipes.
-    """
-
-    def __init__(
-        self, command: list[str], seconds: float, *, memory: int | None = None, read: bool = False, write: bool = False
-    ) -> None:
-        self.log = Log()
-        self.timed_out = False
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE if write else subprocess.DEVNULL,
-            stdout=subprocess.PIPE if read else subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            bufsize=1 << 20,
-            env=environment(),
-        )
-        if memory is not None:
-            _limit(self.process.pid, memory)
-        self._reader = threading.Thread(target=self.log.read, args=(self.process.stderr,), daemon=True)
-        self._reader.start()
-        self._watch = threading.Timer(seconds, self._expire)
-        self._watch.daemon = True
-        self._watch.start()
-
-    def _expire(self) -> None:
-        self.timed_out = True
-        self.process.kill()
-
-    def finish(self) -> int:
-        """Wait for the end of the process and of its messages; returns the exit status."""
-        status = self.process.wait()
-        self._reader.join()
-        self._watch.cancel()
-        return status
-
-    def __enter__(self) -> Child:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._watch.cancel()
-        if self.process.poll() is None:
-            self.process.kill()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):  # what was not written yet has nobody to read it
-                    pipe.close()
-        self.finish()
-        self.process.stderr.close()
-
-
-@dataclass
-class Log:
-    """What is taken from ffmpeg's messages; bounded, whatever a file makes ffmpeg say."""
-
-    streams: list[tuple[str, str]] = field(default_factory=list)  # (Video | Audio | ..., the rest of its line)
-    duration: float | None = None
-    alpha_mode: bool = False
-    stamps: list[int | None] = field(default_factory=list)  # one a frame
-    time_base: Fraction | None = None
-    frame_rate: Fraction | None = None
-    errors: list[str] = field(default_factory=list)
-    damaged: int = 0  # frames that the decoder calls corrupt
-
-    def read(self, pipe: BinaryIO) -> None:
-        """Take lines until the pipe ends."""
-        while line := pipe.readline(4096):
-            self._take(line.decode("utf-8", "replace").rstrip())
-
-    def _take(self, line: str) -> None:
-        if line.startswith("[Parsed_showinfo"):
-            self._showinfo(line)
-        elif match := re.match(r"\[info\]   Stream #0:\d+\S*: (\w+): (.*)", line):
-            if len(self.streams) < 64:
-                self.streams.append((match[1], match[2]))
-        elif match := re.match(r"\[info\]   Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)", line):
-            self.duration = int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
-        elif re.match(r"\[info\] +(?i:alpha_mode) +: 1$", line):
-            self.alpha_mode = True
-        elif "corrupt decoded frame" in line:
-            self.damaged += 1
-        elif "[error]" in line or "[fatal]" in line:
-            text = re.split(r"\[(?:error|fatal)\] ", line)[-1].strip(" .")
-            if len(self.errors) < 100 and text:
-                self.errors.append(text)
-
-    def _showinfo(self, line: str) -> None:
-        if match := re.search(r"\] n: *\d+ pts: *(-?\d+|NOPTS) ", line):
-            self.stamps.append(None if match[1] == "NOPTS" else int(match[1]))
-        elif match := re.search(r"config in time_base: (\d+)/(\d+), frame_rate: (\d+)/(\d+)", line):
-            base, rate = match.group(1, 2), match.group(3, 4)
-            self.time_base = Fraction(*map(int, base)) if int(base[1]) else None
-            self.frame_rate = Fraction(*map(int, rate)) if int(rate[1]) and int(rate[0]) else None
-
-    def reason(self, otherwise: str) -> str:
-        """The first complaint, as the cause of a failure (later ones tend to be its echoes)."""
-        return shown(self.errors[0]) if self.errors else otherwise
-
-
 _QUIET = ["-hide_banner", "-nostdin", "-nostats", "-loglevel", "repeat+level+info"]
 
 
@@ -356,18 +275,3 @@ def _input(path: Path, container: str) -> list[str]:
 def _threads() -> int:
     """Decoder threads: the processors this job may use, at most 4."""
     return max(1, min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
-
-
-def _limit(pid: int, memory: int) -> None:
-    """Limit a child that has just started: address space, no core file, and no byte written to any file.
-
-    Done from outside because running Python code between fork and exec is unsafe once threads exist.
-    """
-    try:
-        import resource
-
-        limits = {resource.RLIMIT_AS: memory, resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0}
-        for kind, value in limits.items():
-            resource.prlimit(pid, kind, (value, value))
-    except (ImportError, AttributeError, OSError):  # not Linux, or the child has ended already
-        return
