@@ -54,7 +54,9 @@ def dataset_path(
         )
     files = _unpacked(item, folder, offline)
     root = cache.cache_path(item, folder).parent / UNPACKED
-    return files[0] if item.unpack == "pickles" and len(files) == 1 else root
+    if item.unpack == "davis":
+        return root / "videos"
+    return files[0] if len(files) == 1 else root
 
 
 def kinetics_csv(folder: str | os.PathLike[str] | None = None, *, offline: bool | None = None) -> Path:

@@ -129,7 +129,7 @@ def _receive(response: Any, part: Path, start: int, total: int | None, label: st
     """Append the answer to ``part`` (from byte ``start``), logging every tenth of the way."""
     size, next_report = start, 0.1
     with _writing(part, "ab" if start else "wb") as file:
-        while block := response.read(BLOCK):
+        while block := response.read1(BLOCK):  # what has arrived is kept, should the connection break
             size += len(block)
             if size > (total or LIMIT):
                 raise AssetError(f"{response.url} sends too much", f"expected {total or LIMIT} bytes, got more")

@@ -125,7 +125,8 @@ def _obtain(item: Asset, path: Path, tag: str) -> None:
         except ResourceError:
             raise
         except EverypointError as error:
-            log.warning("%s: %s", item.name, error)
+            if len(item.sources) > 1:
+                log.warning("%s: %s", item.name, error)
             failures.append(error)
     raise _all_failed(item, path, failures)
 

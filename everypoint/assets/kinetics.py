@@ -50,7 +50,7 @@ class KineticsClip:
     def name(self) -> str:
         """Name of the entry; an id may begin with a dash, a video's name may not."""
         stem = self.file.removesuffix(".mp4")
-        return stem if stem[0] not in "-_" else f"id{stem}"
+        return stem if stem[0] != "-" else f"id{stem}"
 
 
 @dataclass
@@ -133,7 +133,7 @@ def _rows(table: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         with open(table, newline="", encoding="utf-8") as file:
             for number, row in enumerate(csv.reader(file), 1):
-                header = number == 1 and len(row) > 1 and not row[1].strip().isdigit()
+                header = number == 1 and len(row) > 1 and not row[1].strip().lstrip("-").isdigit()
                 if row and not header:
                     yield number, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:

@@ -11,7 +11,6 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 from everypoint.artifacts.folder import sha256_of
@@ -101,17 +100,10 @@ def _client() -> tuple[str, ...]:
     """The command of a pip: this Python's own, else one that uv runs in a throw-away environment."""
     if importlib.util.find_spec("pip") is not None:
         return (sys.executable, "-m", "pip")
-    for found, command in _uv_candidates():
-        if found():
-            return command
+    if importlib.util.find_spec("uv") is not None:
+        return (sys.executable, "-m", "uv", "tool", "run", "pip")
+    if program := shutil.which("uv"):
+        return (program, "tool", "run", "pip")
     raise MissingPackageError(
         "no package client is here", "neither pip nor uv was found", f"run `{sys.executable} -m ensurepip`"
     )
-
-
-def _uv_candidates() -> list[tuple[Callable[[], bool], tuple[str, ...]]]:
-    run = ("tool", "run", "pip")
-    return [
-        (lambda: importlib.util.find_spec("uv") is not None, (sys.executable, "-m", "uv", *run)),
-        (lambda: shutil.which("uv") is not None, (shutil.which("uv") or "uv", *run)),
-    ]

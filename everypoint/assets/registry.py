@@ -10,11 +10,21 @@ import difflib
 import functools
 import os
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveInt,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from everypoint.errors import AssetError, ConfigError
 
@@ -50,7 +60,15 @@ class PackageSource(_Entry):
         return f"{self.member} of the wheel {self.package} {self.version}"
 
 
-Source = UrlSource | PackageSource
+def _source_kind(value: Any) -> str:
+    """Which kind of source an entry means, so that its errors speak of that kind."""
+    package = "package" in value if isinstance(value, dict) else isinstance(value, PackageSource)
+    return "package" if package else "url"
+
+
+Source = Annotated[
+    Annotated[UrlSource, Tag("url")] | Annotated[PackageSource, Tag("package")], Discriminator(_source_kind)
+]
 
 
 class Asset(_Entry):

@@ -41,13 +41,13 @@ def csv_layout(member: PurePosixPath) -> PurePosixPath | None:
 
 
 def davis_layout(member: PurePosixPath) -> PurePosixPath | None:
-    """DAVIS's JPEGImages/480p/SEQ/*.jpg as SEQ/color/*.jpg, Annotations/480p/SEQ/*.png as SEQ/mask/*.png."""
+    """DAVIS's images and masks at 480p, as ``videos/SEQ/color/*.jpg`` and ``videos/SEQ/mask/*.png``."""
     kinds = {("JPEGImages", ".jpg"): "color", ("Annotations", ".png"): "mask"}
     if len(member.parts) < 4:
         return None
     kind, size, sequence, name = member.parts[-4:]
     target = kinds.get((kind, member.suffix))
-    return PurePosixPath(sequence, target, name) if target and size == "480p" else None
+    return PurePosixPath("videos", sequence, target, name) if target and size == "480p" else None
 
 
 LAYOUTS: dict[str, Layout] = {"pickles": pickles_layout, "csv": csv_layout, "davis": davis_layout}

@@ -58,7 +58,7 @@ def discover(videos: Path | None, dataset: Path | None = None, cache_folder: Pat
     Args:
         videos: a folder of video files and/or folders of images (their own or in ``color/``, masks in ``mask/``),
             one folder of images, or one video file.
-        dataset: a TAP-Vid pickle, or a folder of shards ``*_of_*.pkl``.
+        dataset: a TAP-Vid pickle, a folder of such pickles, or a folder of image folders (DAVIS).
         cache_folder: where the keys of pickles are remembered (:func:`index_of`).
 
     Raises:
@@ -70,8 +70,7 @@ def discover(videos: Path | None, dataset: Path | None = None, cache_folder: Pat
     if videos is not None:
         found += _from_videos(Path(videos))
     if dataset is not None:
-        for path in pickles_of(Path(dataset)):
-            found += _from_pickle(path, cache_folder)
+        found += _from_dataset(Path(dataset), cache_folder)
     return [_entry(item, name) for item, name in zip(found, _names(found), strict=True)]
 
 
@@ -86,6 +85,13 @@ def _entry(item: _Found, name: str) -> Entry:
         queries=beside.get(".queries.csv"),
         mask=beside.get(".mask", beside.get(".mask.png")),
     )
+
+
+def _from_dataset(dataset: Path, cache_folder: Path | None) -> list[_Found]:
+    """The entries of pickles; a folder that holds none of them, but folders, holds videos."""
+    if dataset.is_dir() and not any(dataset.glob("*.pkl")) and any(item.is_dir() for item in os.scandir(dataset)):
+        return _from_videos(dataset)
+    return [item for path in pickles_of(dataset) for item in _from_pickle(path, cache_folder)]
 
 
 def _from_pickle(path: Path, cache_folder: Path | None) -> list[_Found]:

@@ -35,14 +35,15 @@ class Item(NamedTuple):
 
 
 def pickles_of(dataset: Path) -> list[Path]:
-    """The pickle itself, or the shards ``*_of_*.pkl`` of a folder in order."""
+    """The pickle itself, or a folder's in order: its shards ``*_of_*.pkl``, or where none is so named all ``*.pkl``."""
     if dataset.is_file():
         return [dataset]
     if not dataset.is_dir():
         raise InputError(f"the data set {shown(dataset)} does not exist", cure="check the path given as dataset")
-    shards = sorted(path for path in dataset.glob("*_of_*.pkl") if not path.name.startswith("."))
+    pickles = sorted(path for path in dataset.glob("*.pkl") if not path.name.startswith("."))
+    shards = [path for path in pickles if "_of_" in path.name] or pickles
     if not shards:
-        raise InputError(f"the data set folder {shown(dataset)} holds no shards", "none is named like 0000_of_0010.pkl")
+        raise InputError(f"the data set folder {shown(dataset)} holds no shards", "no file in it is named *.pkl")
     return shards
 
 
