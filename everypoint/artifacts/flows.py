@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from everypoint.artifacts import atomic
-from everypoint.artifacts.folder import FolderWriter, check_folder
+from everypoint.artifacts.folder import FolderWriter, check_folder, damaged, sha256_of
 from everypoint.errors import ArtifactError
 
 SCALE = 32  # steps a pixel: half of the rounding error is 1/64 px, the range +-1023 px
@@ -41,7 +41,8 @@ class FlowShardWriter:
 
     def has(self, source: int, targets: Sequence[int]) -> bool:
         """Whether the flows of ``source`` are written already; if so they count as part of this shard."""
-        if self._folder.has(f"{source:05d}.npy"):
+        name = f"{source:05d}.npy"
+        if self._folder.has(name) and len(atomic.load_npy(self._folder.work / name, mmap=True)) == len(targets):
             self._targets[source] = list(targets)
             return True
         return False
@@ -60,15 +61,26 @@ class FlowShardWriter:
 
 
 class FlowStore:
-    """Read access to the flows of one video, over all its shards. Files are memory-mapped, one pair at a time."""
+    """Read access to the flows of one video, over all its shards. Files are memory-mapped, one pair at a time.
+
+    Sizes are checked against the manifest at once, the hash of a file when it is first read.
+
+    Raises:
+        ArtifactError: a shard that is missing, damaged, or of another video size than the first.
+    """
 
     def __init__(self, folders: Sequence[str | os.PathLike[str]]) -> None:
         self._where: dict[int, Path] = {}
         self._targets: dict[int, list[int]] = {}
+        self._unchecked: dict[Path, str] = {}  # file -> sha256 of the manifest
         self.size: tuple[int, int] = (0, 0)
         for folder in map(Path, folders):
-            check_folder(folder)
+            items = check_folder(folder)["items"]
+            self._unchecked |= {folder / name: item["sha256"] for name, item in items.items()}
+            self._check(folder / "pairs.json")
             pairs = atomic.read_json(folder / "pairs.json")
+            if self.size not in ((0, 0), tuple(pairs["size"])):
+                raise ArtifactError(f"{folder} is of another video size than the other shards", cure="run again")
             self.size = tuple(pairs["size"])
             for source, targets in pairs["targets"].items():
                 self._where[int(source)] = folder / f"{int(source):05d}.npy"
@@ -88,5 +100,40 @@ class FlowStore:
         """Flow [H, W, 2] float32 in pixels: index point p of ``source`` lies at p + flow(p) in ``target``."""
         if not self.has(source, target):
             raise ArtifactError(f"there is no flow {source} -> {target}", "the pair plan does not hold it")
-        stored = atomic.load_npy(self._where[source], mmap=True)
-        return decode_flow(np.asarray(stored[self._targets[source].index(target)]))
+        return decode_flow(np.asarray(self._stored(source, target)))
+
+    def sample(self, source: int, target: int, xy: np.ndarray) -> np.ndarray:
+        """Bilinear flow at index points [N, 2] -> [N, 2] float32, reading only the pixels around them.
+
+        Points outside the frame take the flow of the nearest border pixel; NaN where a neighbour is not representable.
+        """
+        if not self.has(source, target):
+            raise ArtifactError(f"there is no flow {source} -> {target}", "the pair plan does not hold it")
+        return sample_stored(self._stored(source, target), xy)
+
+    def _stored(self, source: int, target: int) -> np.ndarray:
+        path = self._where[source]
+        self._check(path)
+        return atomic.load_npy(path, mmap=True)[self._targets[source].index(target)]
+
+    def _check(self, path: Path) -> None:
+        """Compare a file with its manifest, once."""
+        expected = self._unchecked.get(path)
+        if expected is not None and sha256_of(path) != expected:
+            raise damaged(path)
+        self._unchecked.pop(path, None)
+
+
+def sample_stored(stored: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    """Bilinear values of an encoded flow [H, W, 2] int16 at index points [N, 2]; see :meth:`FlowStore.sample`."""
+    height, width = stored.shape[:2]
+    x = np.clip(np.nan_to_num(xy[:, 0]), 0, width - 1)
+    y = np.clip(np.nan_to_num(xy[:, 1]), 0, height - 1)
+    x0, y0 = np.floor(x).astype(np.intp), np.floor(y).astype(np.intp)
+    x1, y1 = np.minimum(x0 + 1, width - 1), np.minimum(y0 + 1, height - 1)
+    fx, fy = (x - x0).astype(np.float32)[:, None], (y - y0).astype(np.float32)[:, None]
+    corners = np.stack([stored[y0, x0], stored[y0, x1], stored[y1, x0], stored[y1, x1]])  # [4, N, 2]
+    top_left, top_right, low_left, low_right = decode_flow(corners)
+    top = top_left + (top_right - top_left) * fx
+    low = low_left + (low_right - low_left) * fx
+    return top + (low - top) * fy

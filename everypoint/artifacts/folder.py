@@ -47,16 +47,23 @@ class FolderWriter:
         self.items: dict[str, dict[str, Any]] = self._resume()
 
     def _resume(self) -> dict[str, dict[str, Any]]:
-        if self._journal.exists():
+        """Items that a killed run of the same work finished; whole and unchanged ones only.
+
+        A run killed just before the final rename has left the manifest instead of the journal.
+        """
+        for notes in (self._journal, self.work / MANIFEST):
+            if not notes.exists():
+                continue
             try:
-                journal = atomic.read_json(self._journal)
+                journal = atomic.read_json(notes)
             except ArtifactError:
                 journal = {}
             if journal.get("fingerprint") == self.fingerprint:
                 items = journal["items"]
                 return {name: item for name, item in items.items() if _matches(self.work / name, item)}
+        if self.work.exists():
             shutil.rmtree(self.work)
-        self.work.mkdir(parents=True, exist_ok=True)
+        self.work.mkdir(parents=True)
         return {}
 
     def has(self, name: str) -> bool:
@@ -74,13 +81,13 @@ class FolderWriter:
         """Write the manifest and rename the work folder to its final name."""
         manifest = {"fingerprint": self.fingerprint, "count": len(self.items), "items": self.items}
         atomic.write_json(self.work / MANIFEST, manifest)
-        self._journal.unlink(missing_ok=True)
-        for stray in self.work.iterdir():
+        for stray in self.work.iterdir():  # the journal among them
             if stray.name != MANIFEST and stray.name not in self.items:
-                stray.unlink()
+                shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
         if self.final.exists():
             shutil.rmtree(self.final)
         os.replace(self.work, self.final)
+        atomic._sync_folder(self.final.parent)
         return self.final
 
 
@@ -92,11 +99,18 @@ def check_folder(folder: str | os.PathLike[str], *, deep: bool = False) -> dict[
     """Read a folder's manifest and check sizes (``deep``: hashes too); raises :class:`ArtifactError`."""
     folder = Path(folder)
     manifest = atomic.read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("items"), dict):
+        raise ArtifactError(f"{folder / MANIFEST} is not a manifest", cure=f"delete {folder} and run again")
     for name, item in manifest["items"].items():
         path = folder / name
         right_size = path.is_file() and path.stat().st_size == item["bytes"]
         if not right_size or (deep and sha256_of(path) != item["sha256"]):
-            raise ArtifactError(
-                f"{path} is missing or damaged", "it does not fit the manifest", f"delete {folder} and run again"
-            )
+            raise damaged(path)
     return manifest
+
+
+def damaged(path: Path) -> ArtifactError:
+    """The error for an item that is not what its folder's manifest says."""
+    return ArtifactError(
+        f"{path} is missing or damaged", "it does not fit the manifest", f"delete {path.parent} and run again"
+    )

@@ -75,6 +75,7 @@ _ARRAYS = ("pairs", "offsets", "fixed_i", "fixed_j", "flags", "score", "valid_co
 
 
 def save_matches(path: str | os.PathLike[str], matches: Matches) -> None:
+    """Write the table as one npz."""
     arrays = {name: getattr(matches, name) for name in _ARRAYS}
     atomic.save_npz(path, **arrays, size=np.array(matches.size), frames=np.array(matches.frames), schema_version=1)
 
@@ -87,6 +88,22 @@ def load_matches(path: str | os.PathLike[str]) -> Matches:
         raise ArtifactError(f"{path} is not a matches table", f"it lacks {', '.join(missing)}")
     height, width = (int(value) for value in data["size"])
     matches = Matches(**{name: data[name] for name in _ARRAYS}, size=(height, width), frames=int(data["frames"]))
-    if matches.offsets[-1] != len(matches) or len(matches.offsets) != len(matches.pairs) + 1:
-        raise ArtifactError(f"{path} is damaged", "its offsets do not fit its rows", "delete it and run again")
+    problem = _problem(matches)
+    if problem:
+        raise ArtifactError(f"{path} is damaged", problem, "delete it and run again")
     return matches
+
+
+def _problem(matches: Matches) -> str:
+    """What does not fit together in a table; empty when all does."""
+    pairs, rows = len(matches.pairs), len(matches)
+    shapes = {"pairs": (pairs, 2), "offsets": (pairs + 1,), "valid_count": (pairs,)}
+    shapes |= {"fixed_i": (rows, 2), "fixed_j": (rows, 2), "score": (rows,)}
+    wrong = [name for name, shape in shapes.items() if getattr(matches, name).shape != shape]
+    if wrong:
+        return f"the shape of {', '.join(wrong)} does not fit"
+    if matches.offsets[0] != 0 or matches.offsets[-1] != rows or (np.diff(matches.offsets) < 0).any():
+        return "its offsets do not fit its rows"
+    if pairs and (matches.pairs.min() < 0 or matches.pairs.max() >= matches.frames):
+        return "it names frames that the video does not have"
+    return ""

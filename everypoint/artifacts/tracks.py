@@ -52,6 +52,7 @@ class Tracks:
 
 
 def save_tracks(path: str | os.PathLike[str], tracks: Tracks) -> None:
+    """Write ``tracks.npz``; equal tracks give equal bytes."""
     atomic.save_npz(
         path,
         tracks=tracks.tracks.astype(np.float32),

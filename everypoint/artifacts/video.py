@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from everypoint.artifacts import atomic
+from everypoint.artifacts.folder import sha256_of
 from everypoint.errors import ArtifactError
+
+_HASH = "frames_sha256"
 
 
 @dataclass(frozen=True)
@@ -49,24 +52,38 @@ class VideoMeta:
 
 
 def save_video(folder: str | os.PathLike[str], frames: np.ndarray, meta: VideoMeta) -> None:
-    """Write frames uint8 [T, H, W, 3] RGB, then their description."""
+    """Write frames uint8 [T, H, W, 3] RGB, then their description, which holds the hash of the frames' file."""
     if frames.dtype != np.uint8 or frames.shape != (meta.frames, meta.height, meta.width, 3):
         raise ValueError(f"frames {frames.dtype} {frames.shape} do not fit {meta}")
     atomic.save_npy(Path(folder) / "frames.npy", frames)
-    atomic.write_json(Path(folder) / "video.json", dataclasses.asdict(meta))
+    digest = sha256_of(Path(folder) / "frames.npy")
+    atomic.write_json(Path(folder) / "video.json", dataclasses.asdict(meta) | {_HASH: digest})
 
 
 def load_meta(folder: str | os.PathLike[str]) -> VideoMeta:
+    """What is known of the video; raises :class:`ArtifactError` when the file is missing or of another kind."""
+    return _load(folder)[0]
+
+
+def _load(folder: str | os.PathLike[str]) -> tuple[VideoMeta, str]:
     path = Path(folder) / "video.json"
+    fields = atomic.read_json(path)
     try:
-        return VideoMeta(**atomic.read_json(path))
-    except TypeError as error:
+        digest = fields.pop(_HASH)
+        return VideoMeta(**fields), digest
+    except (AttributeError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} is of another version", str(error), "delete it and run again") from error
 
 
 def load_frames(folder: str | os.PathLike[str]) -> np.ndarray:
-    """Frames uint8 [T, H, W, 3] RGB, memory-mapped read-only."""
-    frames = atomic.load_npy(Path(folder) / "frames.npy", mmap=True)
-    if frames.ndim != 4 or frames.dtype != np.uint8:
-        raise ArtifactError(f"{folder}/frames.npy is damaged", f"{frames.dtype} {frames.shape}", "run again")
+    """Frames uint8 [T, H, W, 3] RGB, memory-mapped read-only.
+
+    Raises :class:`ArtifactError` when the file is missing or is not the one that ``video.json`` describes (by shape and
+    sha256: about a second per 1.5 GB, and whoever asks for the frames reads them anyway).
+    """
+    meta, digest = _load(folder)
+    path = Path(folder) / "frames.npy"
+    frames = atomic.load_npy(path, mmap=True)
+    if frames.dtype != np.uint8 or frames.shape != (meta.frames, *meta.size, 3) or sha256_of(path) != digest:
+        raise ArtifactError(f"{path} is damaged", "it does not fit video.json", f"delete {folder} and run again")
     return frames

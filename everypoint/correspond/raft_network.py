@@ -30,7 +30,7 @@ class Context(NamedTuple):
     """What RAFT needs to know of a source frame besides its features; maps at 1/8 of the padded size (h, w)."""
 
     hidden: Tensor  # [H, h, w], initial hidden state
-    gates: tuple[tuple[Tensor, Tensor], ...]  # context part of (z,r) [2H,h,w] and q [H,h,w], one pair of maps a GRU pass
+    gates: tuple[tuple[Tensor, Tensor], ...]  # a GRU pass: context part of (z,r) [2H,h,w], of q [H,h,w]
 
 
 class FrameCode(NamedTuple):

@@ -7,22 +7,57 @@ them more than those of a vision transformer. Their map needs no weights beyond 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from everypoint.artifacts.folder import sha256_of
+from everypoint.artifacts.weights import check_fit, load_tensors, rename
 from everypoint.assets.fetch import locate
 from everypoint.config.options import FeatureOptions
-from everypoint.correspond.raft import SMALLEST_SIDE, full_precision, resize_image, to_network_range
-from everypoint.correspond.raft_network import RaftNetwork
-from everypoint.correspond.raft_weights import load_weights
 
 CELL = 8  # pixels of the encoded image a cell
+SMALLEST_SIDE = 64  # pixels of the encoded image; instance normalisation over fewer cells says little
+
+
+def encoder_names(*, small: bool) -> Iterator[tuple[str, str]]:
+    """Pairs (module of the encoder in the authors' files, without ``fnet.``; its name in torchvision's encoder).
+
+    The encoder's part of the table in the flow back-end: rooms of one floor do not import each other.
+    """
+    yield "conv1", "convnormrelu.0"
+    yield "conv2", "conv"
+    for block in (f"layer{layer}.{index}" for layer in (1, 2, 3) for index in (0, 1)):
+        for k in (1, 2, 3) if small else (1, 2):
+            yield f"{block}.conv{k}", f"{block}.convnormrelu{k}.0"
+
+
+def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
+    """RAFT's feature encoder, in evaluation mode, with the weights of a file of either layout.
+
+    Raises :class:`everypoint.errors.AssetError` when the file cannot be read or does not hold the encoder.
+    """
+    from torchvision.models.optical_flow import raft_large, raft_small
+
+    state = load_tensors(path)
+    theirs, ours = (_part(state, prefix) for prefix in ("fnet.", "feature_encoder."))
+    small = any(key.startswith(("layer1.0.conv3", "layer1.0.convnormrelu3")) for key in (*theirs, *ours))
+    found = rename(theirs, dict(encoder_names(small=small))) if theirs else ours
+    encoder = (raft_small if small else raft_large)(weights=None).feature_encoder
+    expected = {key: tuple(tensor.shape) for key, tensor in encoder.state_dict().items()}
+    check_fit(found, expected, str(path), "RAFT's feature encoder")
+    encoder.load_state_dict(found)
+    return encoder.requires_grad_(False).eval()
+
+
+def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
 
 
 class RaftEncoder:
@@ -38,10 +73,9 @@ class RaftEncoder:
         return locate(self._options.weights)
 
     @functools.cached_property
-    def network(self) -> RaftNetwork:
+    def encoder(self) -> nn.Module:
         """The network on its device, made on first use."""
-        state, small = load_weights(self.weights)
-        return RaftNetwork(state, small=small).to(self._device, memory_format=torch.channels_last)
+        return load_encoder(self.weights).to(self._device, memory_format=torch.channels_last)
 
     def describe(self) -> dict[str, Any]:
         return {"backend": "raft-encoder", "weights": sha256_of(self.weights)}
@@ -50,19 +84,25 @@ class RaftEncoder:
     def features(self, frames: np.ndarray, step: Callable[[], None] | None = None) -> np.ndarray:
         """Feature maps float16 [T, h, w, C]; see :class:`everypoint.features.base.FeatureBackend`.
 
-        Frames are resized (not padded) to the next multiples of 8, at least 128, so that the cells tile the frame.
+        Frames are resized (not padded) to the next multiples of 8, so that the cells tile the frame.
         """
         size = tuple(max(SMALLEST_SIDE, -(-side // CELL) * CELL) for side in frames.shape[1:3])
-        channels = self.network.feature_encoder.conv.out_channels
+        channels = self.encoder.conv.out_channels
         maps = np.empty((len(frames), size[0] // CELL, size[1] // CELL, channels), np.float16)
-        with full_precision():
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             for t, frame in enumerate(frames):
-                image = resize_image(to_network_range(frame, self._device), size)
-                features = F.normalize(self.network.encode_features(image), dim=0)  # [C, h, w]
-                maps[t] = features.permute(1, 2, 0).cpu().numpy()
+                features = self.encoder(self._image(frame, size))[0]  # [C, h, w]
+                maps[t] = F.normalize(features, dim=0).permute(1, 2, 0).cpu().numpy()
                 if step is not None:
                     step()
         return maps
+
+    def _image(self, frame: np.ndarray, size: tuple[int, int]) -> Tensor:
+        """A frame uint8 [H, W, 3] as [1, 3, h, w] in [-1, 1] at the size of the encoded image (raster resize)."""
+        image = torch.from_numpy(np.array(frame)).to(self._device).permute(2, 0, 1)[None].float() / 127.5 - 1
+        if tuple(image.shape[-2:]) != size:
+            image = F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)
+        return image.contiguous(memory_format=torch.channels_last)
 
 
 BACKEND = RaftEncoder

@@ -50,7 +50,8 @@ class _Video:
         self, store: FlowStore, features: np.ndarray | None, options: MatchOptions, device: torch.device | str
     ) -> None:
         self.store, self.options = store, options
-        self._features, self._device = features, torch.device(device)
+        self._features = features if features is not None and features.size else None
+        self._device = torch.device(device)
         self._maps: OrderedDict[int, FeatureMap] = OrderedDict()
         self._pixels = pixel_grid(*store.size, device=self._device).reshape(-1, 2)
 
@@ -147,9 +148,7 @@ def build_matches(
     return matches, report
 
 
-def _source_rows(
-    video: _Video, i: int, targets: list[int], seed: int
-) -> Iterator[tuple[int, _PairMask, _Rows]]:
+def _source_rows(video: _Video, i: int, targets: list[int], seed: int) -> Iterator[tuple[int, _PairMask, _Rows]]:
     """Filter all pairs of source frame i, then draw their rows one after the other."""
     pixels = int(np.prod(video.store.size))
     masks = {j: video.mask(i, j) for j in targets}
