@@ -11,7 +11,11 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 # The file given with --configfile, else that of the working directory, else that of this checkout; one of them alone.
-CONFIG = "workflow_config.yaml" if os.path.exists("workflow_config.yaml") else f"{workflow.basedir}/workflow_config.yaml"
+CONFIG = (
+    "workflow_config.yaml"
+    if os.path.exists("workflow_config.yaml")
+    else f"{workflow.basedir}/workflow_config.yaml"
+)
 if workflow.overwrite_configfiles:
     CONFIG = ", ".join(map(str, workflow.overwrite_configfiles))
 else:
@@ -28,6 +32,6 @@ include: "rules/report.smk"
 
 rule all:
     default_target: True
-    localrule: True
     input:
         "<results>/report.html",
+    localrule: True

@@ -10,14 +10,14 @@ rule flow:
         "<results>/{video}/logs/flow.{key}.{shard}.log",
     benchmark:
         "<results>/{video}/logs/flow.{key}.{shard}.jsonl"
-    params:
-        options=plan.flow_options,
-        version=VERSIONS["flow"],
+    conda:
+        "../envs/torch.yaml"
     threads: 4
     resources:
         gpu=plan.gpus,
-    conda:
-        "../envs/torch.yaml"
+    params:
+        options=plan.flow_options,
+        version=VERSIONS["flow"],
     script:
         "../scripts/flow.py"
 
@@ -27,19 +27,20 @@ rule features:
         frames="<results>/{video}/frames/frames.npy",
         meta="<results>/{video}/frames/video.json",
     output:
-        "<results>/{video}/features/{key}/features.npy",
+        features="<results>/{video}/features/{key}/features.npy",
+        meta="<results>/{video}/features/{key}/features.json",
     log:
         "<results>/{video}/logs/features.{key}.log",
     benchmark:
         "<results>/{video}/logs/features.{key}.jsonl"
-    params:
-        options=plan.features_options,
-        version=VERSIONS["features"],
+    conda:
+        "../envs/torch.yaml"
     threads: 2
     resources:
         gpu=plan.gpus,
-    conda:
-        "../envs/torch.yaml"
+    params:
+        options=plan.features_options,
+        version=VERSIONS["features"],
     script:
         "../scripts/features.py"
 
@@ -54,14 +55,14 @@ rule matches:
         "<results>/{video}/logs/matches.{key}.log",
     benchmark:
         "<results>/{video}/logs/matches.{key}.jsonl"
+    conda:
+        "../envs/torch.yaml"
+    threads: 2
+    resources:
+        gpu=plan.gpus,
     params:
         options=plan.matches_options,
         seed=plan.config.seed,
         version=VERSIONS["matches"],
-    threads: 2
-    resources:
-        gpu=plan.gpus,
-    conda:
-        "../envs/torch.yaml"
     script:
         "../scripts/matches.py"

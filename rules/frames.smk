@@ -11,12 +11,12 @@ checkpoint shots:
         "<results>/{video}/logs/shots.log",
     benchmark:
         "<results>/{video}/logs/shots.jsonl"
+    conda:
+        "../envs/base.yaml"
     params:
         entry=plan.entry,
         options=plan.frames_options,
         version=VERSIONS["shots"],
-    conda:
-        "../envs/base.yaml"
     script:
         "../scripts/shots.py"
 
@@ -31,19 +31,18 @@ rule frames:
         "<results>/{video}/logs/frames.log",
     benchmark:
         "<results>/{video}/logs/frames.jsonl"
+    conda:
+        "../envs/base.yaml"
     params:
         entry=plan.entry,
         shot=plan.shot,
         options=plan.frames_options,
         version=VERSIONS["frames"],
-    conda:
-        "../envs/base.yaml"
     script:
         "../scripts/frames.py"
 
 
 rule queries:
-    localrule: True
     input:
         unpack(plan.query_inputs),
     output:
@@ -54,13 +53,14 @@ rule queries:
         "<results>/{video}/logs/queries.log",
     benchmark:
         "<results>/{video}/logs/queries.jsonl"
+    localrule: True
+    conda:
+        "../envs/base.yaml"
     params:
         entry=plan.entry,
         shot=plan.shot,
         options=plan.query_options,
         evaluate=plan.sampling_options,
         version=VERSIONS["queries"],
-    conda:
-        "../envs/base.yaml"
     script:
         "../scripts/queries.py"

@@ -21,17 +21,16 @@ rule overlay:
         "<results>/{video}/logs/overlay.{preset}.log",
     benchmark:
         "<results>/{video}/logs/overlay.{preset}.jsonl"
+    conda:
+        "../envs/base.yaml"
     params:
         options=plan.overlay_options,
         version=VERSIONS["overlay"],
-    conda:
-        "../envs/base.yaml"
     script:
         "../scripts/overlay.py"
 
 
 rule evaluate:
-    localrule: True
     input:
         frames="<results>/{video}/frames/video.json",
         annotations="<results>/{video}/queries/annotations.npz",
@@ -47,33 +46,36 @@ rule evaluate:
         "<results>/{video}/logs/evaluate.{preset}.log",
     benchmark:
         "<results>/{video}/logs/evaluate.{preset}.jsonl"
+    localrule: True
+    conda:
+        "../envs/base.yaml"
     params:
         options=plan.sampling_options,
         version=VERSIONS["evaluate"],
-    conda:
-        "../envs/base.yaml"
     script:
         "../scripts/evaluate.py"
 
 
 rule report:
-    localrule: True
     input:
         [products_of(video) for video in plan.videos],
     output:
-        page=report("<results>/report.html", caption="../report/report.rst", category="Report"),
+        page=report(
+            "<results>/report.html", caption="../report/report.rst", category="Report"
+        ),
         metrics="<results>/metrics.csv",
         summary="<results>/report/summary.json",
     log:
         "<results>/report/report.log",
     benchmark:
         "<results>/report/report.jsonl"
+    localrule: True
+    conda:
+        "../envs/base.yaml"
     params:
         presets=plan.report_presets(),
         options=plan.report_options(),
         version=VERSIONS["report"],
-    conda:
-        "../envs/base.yaml"
     script:
         "../scripts/report.py"
 

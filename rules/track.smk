@@ -11,15 +11,15 @@ rule optimize:
         "<results>/{video}/logs/optimize.{preset}.log",
     benchmark:
         "<results>/{video}/logs/optimize.{preset}.jsonl"
+    conda:
+        "../envs/torch.yaml"
+    threads: 4
+    resources:
+        gpu=plan.gpus,
     params:
         preset=plan.optimize_options,
         seed=plan.config.seed,
         version=VERSIONS["optimize"],
-    threads: 4
-    resources:
-        gpu=plan.gpus,
-    conda:
-        "../envs/torch.yaml"
     script:
         "../scripts/optimize.py"
 
@@ -39,14 +39,14 @@ rule tracks:
         "<results>/{video}/logs/tracks.{preset}.log",
     benchmark:
         "<results>/{video}/logs/tracks.{preset}.jsonl"
+    conda:
+        "../envs/torch.yaml"
+    threads: 4
+    resources:
+        gpu=plan.gpus,
     params:
         preset=plan.tracks_options,
         seed=plan.config.seed,
         version=VERSIONS["tracks"],
-    threads: 4
-    resources:
-        gpu=plan.gpus,
-    conda:
-        "../envs/torch.yaml"
     script:
         "../scripts/tracks.py"

@@ -37,7 +37,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read", getattr(error, "strerror", None) or str(error)) from error
     try:
-        value = yaml.load(text, _StrictLoader)  # noqa: S506 - a subclass of the safe loader
+        value = yaml.load(text, _StrictLoader)  # a subclass of the safe loader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""

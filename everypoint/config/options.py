@@ -1,6 +1,6 @@
-"""Every option of everypoint as a typed model; the schema, the default YAML and the reference page are made from these.
+"""Every option of everypoint as a typed model; schema, default YAML and reference page are made from these.
 
-``FramesOptions`` ... ``ReportOptions`` are sections of the user's file; ``Preset`` is one file of ``everypoint/presets``.
+``FramesOptions`` ... ``ReportOptions`` are sections of the user's file; ``Preset`` is a file of ``everypoint/presets``.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class QueryOptions(Options):
 
     grid: PositiveInt = Field(32, description="Points along the longer side of a regular grid.")
     query_frame: Annotated[int, Field(ge=0)] = Field(0, description="Frame of the grid (index among the used frames).")
-    mask: Literal["auto", "off"] = Field(
-        "auto", description="auto: keep grid points inside the video's mask, where it has one; off: ignore masks."
+    mask: Literal["auto", "ignore"] = Field(
+        "auto", description="auto: keep grid points inside the video's mask, where it has one; ignore: everywhere."
     )
 
 
@@ -120,7 +120,9 @@ class MatchOptions(Options):
     appearance_threshold: float = Field(0.5, description="Least cosine similarity of features, for gaps from 3 on.")
     appearance_gap: PositiveInt = Field(3, description="Smallest gap at which the appearance check applies.")
     rescue_gap: Annotated[int, Field(ge=0)] = Field(2, description="Largest gap at which occluded pixels are rescued.")
-    rescue_factor: PositiveFloat = Field(1.5, description="A rescued pixel's round trip errs by more than this x cycle.")
+    rescue_factor: PositiveFloat = Field(
+        1.5, description="A rescued pixel's round trip errs by more than this x cycle."
+    )
     per_pair: PositiveInt = Field(8192, description="At most this many matches a pair are kept (the reservoir).")
     count_weight: bool = Field(True, description="Draw pixels with weight 1 / sqrt(count + 1), as OmniMotion.")
 
@@ -128,9 +130,86 @@ class MatchOptions(Options):
 class ChainOptions(Options):
     """Trackers made of flows alone."""
 
-    cycle_threshold: PositiveFloat = Field(3.0, description="chain: occluded once the forward-backward error exceeds this.")
+    cycle_threshold: PositiveFloat = Field(
+        3.0, description="chain: occluded once the forward-backward error exceeds this."
+    )
     intervals: tuple[PositiveInt, ...] = Field((1,), description="Gaps that a chain may use; (1,) is plain chaining.")
     direct: bool = Field(True, description="chain-multi: also the direct flow from the query frame, where computed.")
+
+
+class ModelOptions(Options):
+    """The motion model of one video: a bijection between every frame and a canonical space, and depth maps."""
+
+    coupling: Literal["piecewise", "affine"] = Field(
+        "piecewise", description="piecewise: monotone piecewise-linear (CaDeX++); affine: OmniMotion's."
+    )
+    blocks: PositiveInt = Field(6, description="Number of couplings.")
+    plane_resolutions: tuple[PositiveInt, ...] = Field((12, 96), description="Nodes a side of the feature planes.")
+    plane_channels: PositiveInt = Field(32, description="Features a plane.")
+    time_channels: PositiveInt = Field(16, description="Features a time grid.")
+    time_factors: tuple[PositiveInt, ...] = Field((1, 5, 13), description="Nodes of the time grids, times T / 20.")
+    depth_scale: PositiveFloat = Field(0.125, description="Size of the depth maps relative to the frame.")
+
+
+class SamplerOptions(Options):
+    """How matches are drawn in a step (on the device, by seed and step alone)."""
+
+    batch: PositiveInt = Field(4096, description="Matches a step.")
+    adjacent_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.25, description="Share of draws that fall on gap-1 pairs; the rest follows the pairs' valid counts."
+    )
+    hard_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.25, description="Share of draws in proportion to the accumulated, clipped error of the matches."
+    )
+    hard_clip: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="Errors above this quantile count as this quantile: the worst matches are wrong ones."
+    )
+
+
+class LossOptions(Options):
+    """Weights of the loss terms; 0 switches a term off."""
+
+    flow: Annotated[float, Field(ge=0)] = Field(1.0, description="Robust distance of the mapped point to its match.")
+    flow_scale: PositiveFloat = Field(1.0, description="Pixels at which the robust loss turns from square to linear.")
+    depth: Annotated[float, Field(ge=0)] = Field(0.1, description="Mapped depth against the other frame's depth map.")
+    occlusion: Annotated[float, Field(ge=0)] = Field(
+        0.1, description="Matches known to be occluded must lie behind the other frame's depth map."
+    )
+    occlusion_margin: PositiveFloat = Field(0.05, description="How far behind, in normalised depth.")
+
+
+class OptimizeOptions(Options):
+    """The optimisation of one video."""
+
+    steps: PositiveInt = Field(2000, description="Optimiser steps in all; a resumed run never exceeds them.")
+    max_seconds: PositiveFloat | None = Field(
+        None, description="Stop early after this time. The result then depends on the machine's speed; null: never."
+    )
+    learning_rate: PositiveFloat = Field(3e-3, description="Adam's rate for the bijection.")
+    depth_learning_rate: PositiveFloat = Field(5e-3, description="Adam's rate for the depth maps.")
+    warmup: Annotated[int, Field(ge=0)] = Field(50, description="Steps of linear warm-up.")
+    final_rate: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.02, description="Last rate as a share of the first (cosine)."
+    )
+    holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.02, description="Share of matches kept out of training to measure the error."
+    )
+    sampler: SamplerOptions = SamplerOptions()
+    losses: LossOptions = LossOptions()
+    log_every: PositiveInt = Field(50, description="Steps between rows of train.jsonl.")
+    checkpoint_seconds: PositiveFloat = Field(60.0, description="Seconds between checkpoints.")
+    tensorboard: bool = Field(True, description="Write TensorBoard scalars.")
+
+
+class ReadoutOptions(Options):
+    """How tracks are read out of an optimised model."""
+
+    fuse: bool = Field(
+        True, description="Let the flow evidence refine the model's proposals (needs the flows); false: model alone."
+    )
+    occlusion_depth: PositiveFloat = Field(
+        0.1, description="Model alone: occluded when this much (normalised depth) behind the depth map."
+    )
 
 
 class Preset(Options):
@@ -142,6 +221,6 @@ class Preset(Options):
     features: FeatureOptions = FeatureOptions()
     matches: MatchOptions = MatchOptions()
     chain: ChainOptions = ChainOptions()
-    model: dict = Field({}, description="optimize: the model part and its options (everypoint.models).")
-    optimize: dict = Field({}, description="optimize: schedule, sampler, losses, checkpoints (everypoint.optimize).")
-    readout: dict = Field({}, description="How tracks are read out of the model (everypoint.track).")
+    model: ModelOptions = ModelOptions()
+    optimize: OptimizeOptions = OptimizeOptions()
+    readout: ReadoutOptions = ReadoutOptions()

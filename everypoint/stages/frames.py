@@ -48,7 +48,9 @@ def run(
     frames, meta = read_frames(source, chosen)
     if len(frames) < 2:
         raise InputError(
-            f"{source.name} has only {len(frames)} frame in the chosen range", "tracking needs two", "choose more frames"
+            f"{source.name} has only {len(frames)} frame in the chosen range",
+            "tracking needs two",
+            "choose more frames",
         )
     for warning in meta.warnings:
         logger.warning("%s", warning)

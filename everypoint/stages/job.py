@@ -36,7 +36,7 @@ def run(snakemake: Any, stage: Callable[..., None], **arguments: Any) -> None:
         logger.error("%s", error)
         logger.debug("where it was raised", exc_info=error)
         _fail(log, name, snakemake.rule, str(error))
-    except Exception as error:  # noqa: BLE001 - the last stop of a job: a defect is logged in full, told in one line
+    except Exception as error:  # the last stop of a job: a defect is logged in full and told in one line
         logger.exception("a defect of everypoint, please report it with this log")
         _fail(log, name, snakemake.rule, f"a defect of everypoint ({type(error).__name__}: {_one_line(error)}).")
     logger.info("done")

@@ -26,11 +26,12 @@ def run(
     threads: int,
 ) -> None:
     """Write ``matches.npz`` and, as ``filter.json``, what share of the pixels was kept at each gap."""
+    from everypoint.features.run import load_features
     from everypoint.match.table import build_matches
     from everypoint.stages.device import prepare
 
     atomic.sweep_stale(Path(output).parent)
-    maps = atomic.load_npy(features, mmap=True) if features else None
+    maps = load_features(features) if features else None
     table, kept = build_matches(
         FlowStore([Path(folder) for folder in flow]),
         maps,

@@ -25,6 +25,19 @@ from everypoint.errors import ConfigError, EverypointError, InputError
 from everypoint.stages import relevant
 from everypoint.video.discover import Entry, discover
 
+STAGES = (
+    "shots",
+    "frames",
+    "queries",
+    "flow",
+    "features",
+    "matches",
+    "optimize",
+    "tracks",
+    "overlay",
+    "evaluate",
+    "report",
+)
 SHOT = re.compile(r"^(?P<parent>.+)-shot(?P<number>\d{2,4})$")
 
 
@@ -133,7 +146,7 @@ class Plan:
             inputs["annotations"] = str(entry.path)
         for name in ("annotations", "queries", "mask"):
             path = getattr(entry, name)
-            if path is not None and not (name == "mask" and self.queries_of(wildcards.video).mask == "off"):
+            if path is not None and not (name == "mask" and self.queries_of(wildcards.video).mask == "ignore"):
                 inputs[name] = str(path)
         return inputs
 
@@ -246,45 +259,37 @@ class Plan:
 
     def products(self, names: Iterable[str]) -> list[str]:
         """Every file of these videos that the report shows."""
-        return [
-            self.path(name, item)
-            for name in names
-            for item in ("frames/video.json", *(item for preset in self.presets for item in self.made(name, preset)))
-        ]
+        return [self.path(name, item) for name in names for item in self.made(name)]
 
-    def made(self, name: str, preset: str) -> list[str]:
-        """The files of one video and preset that the report shows, relative to the video's folder."""
+    def made(self, name: str) -> list[str]:
+        """The same of one video, relative to its folder."""
+        return ["frames/video.json", *(item for preset in self.presets for item in self._made_by(preset, name))]
+
+    def _made_by(self, preset: str, name: str) -> list[str]:
         found = [f"tracks/{preset}/tracks.npz"]
         if self.config.overlay.enabled:
             found += [f"overlay/{preset}/overlay.mp4", f"overlay/{preset}/trails.mp4"]
         if self.is_annotated(name):
             found.append(f"evaluate/{preset}/metrics.json")
         if self.presets[preset].tracker == "optimize":
-            found += [self._statistics(self.presets[preset]), f"optimize/{preset}/train.jsonl"]
+            found.append(f"matches/{relevant.matches_key(self.presets[preset])}/filter.json")
+            found.append(f"optimize/{preset}/train.jsonl")
         return found
 
-    def _statistics(self, preset: Preset) -> str:
-        return f"matches/{relevant.matches_key(preset)}/filter.json"
+    def report_presets(self) -> dict[str, Any]:
+        """Of each preset: its options, the key of its matches (or None), and the names of its jobs' logs."""
+        return {name: self._report_preset(name, preset) for name, preset in self.presets.items()}
 
-    def report_presets(self, name: str | None = None) -> dict[str, Any]:
-        """What :mod:`everypoint.stages.report` must know of each preset, for one video or for all."""
-        return {key: self._report_preset(key, name) for key in self.presets}
-
-    def _report_preset(self, key: str, name: str | None) -> dict[str, Any]:
-        preset = self.presets[key]
-        shards = [f"flow.{relevant.flow_key(preset)}.{shard}of{preset.flow.shards}" for shard in range(1, preset.flow.shards + 1)]
-        logs = [*shards]
+    def _report_preset(self, name: str, preset: Preset) -> dict[str, Any]:
+        key, count = relevant.flow_key(preset), preset.flow.shards
+        logs = [f"flow.{key}.{shard}of{count}" for shard in range(1, count + 1)]
         if preset.tracker != "chain" and preset.features.backend != "none":
             logs.append(f"features.{relevant.features_key(preset)}")
-        if preset.tracker == "optimize":
-            logs += [f"matches.{relevant.matches_key(preset)}", f"optimize.{key}"]
-        logs += [f"{rule}.{key}" for rule in ("tracks", "overlay", "evaluate")]
-        return {
-            "preset": preset.model_dump(mode="json"),
-            "logs": logs,
-            "products": self.made(name, key) if name else [],
-            "statistics": self._statistics(preset) if preset.tracker == "optimize" else None,
-        }
+        matches = relevant.matches_key(preset) if preset.tracker == "optimize" else None
+        if matches:
+            logs += [f"matches.{matches}", f"optimize.{name}"]
+        logs += [f"{rule}.{name}" for rule in ("tracks", "overlay", "evaluate")]
+        return {"preset": preset.model_dump(mode="json"), "matches": matches, "logs": logs}
 
     def runtime(self) -> dict[str, Any]:
         """What jobs need to know but their results do not depend on; goes into Snakemake's config."""
@@ -350,8 +355,7 @@ def _dataset(config: Config) -> Path | None:
 
 def stage_versions() -> dict[str, int]:
     """The version of every stage, by rule."""
-    names = ("shots", "frames", "queries", "flow", "features", "matches", "optimize", "tracks", "overlay", "evaluate", "report")
-    return {name: importlib.import_module(f"everypoint.stages.{name}").VERSION for name in names}
+    return {name: importlib.import_module(f"everypoint.stages.{name}").VERSION for name in STAGES}
 
 
 def plan_or_sentence(value: Mapping[str, Any], source: str, cache: str | os.PathLike[str] | None = None) -> Plan:
@@ -360,5 +364,3 @@ def plan_or_sentence(value: Mapping[str, Any], source: str, cache: str | os.Path
         return make_plan(value, source, cache)
     except EverypointError as error:
         raise SystemExit(f"everypoint: {error}") from None
-
-

@@ -58,7 +58,7 @@ def grid_queries(entry: Entry, meta: VideoMeta, options: QueryOptions) -> Querie
     if mask is not None:
         points = points[inside_mask(points, mask, meta.original_size)]
         if not len(points):
-            raise InputError(f"no grid point of {entry.name} lies in its mask", cure="use a finer grid or mask: off")
+            raise InputError(f"no grid point of {entry.name} lies in its mask", cure="use a finer grid or mask: ignore")
     elif entry.mask is not None and options.mask == "auto":
         logger.warning("%s has no mask for frame %d; the whole frame is tracked", entry.name, frame)
     queries = np.column_stack([np.full(len(points), options.query_frame), points]).astype(np.float32)

@@ -44,7 +44,9 @@ def matches(preset: Preset) -> dict[str, Any]:
 
 def optimize(preset: Preset) -> dict[str, Any]:
     """The part of an optimising preset that its model depends on, itself a valid preset."""
-    value = {key: item for key, item in preset.optimize.model_dump(mode="json").items() if key not in _RUNTIME["optimize"]}
+    value = {
+        key: item for key, item in preset.optimize.model_dump(mode="json").items() if key not in _RUNTIME["optimize"]
+    }
     return _header(preset) | {"model": preset.model.model_dump(mode="json"), "optimize": value}
 
 
@@ -53,7 +55,11 @@ def tracks(preset: Preset) -> dict[str, Any]:
     chain = preset.chain.model_dump(mode="json")
     if preset.tracker == "chain":
         return _header(preset) | {"chain": {"cycle_threshold": chain["cycle_threshold"]}}
-    value = _header(preset) | {"chain": chain, "matches": matches(preset), "features": preset.features.model_dump(mode="json")}
+    value = _header(preset) | {
+        "chain": chain,
+        "matches": matches(preset),
+        "features": preset.features.model_dump(mode="json"),
+    }
     if preset.tracker == "optimize":
         value |= {"model": preset.model.model_dump(mode="json"), "readout": preset.readout.model_dump(mode="json")}
     return value

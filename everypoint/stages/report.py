@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,8 @@ from everypoint.errors import ArtifactError, EverypointError
 from everypoint.stages.job import record_path
 
 if TYPE_CHECKING:
-    from everypoint.report.data import Failure, PresetReport, StageTime, VideoReport
+    from everypoint.report.collect import Benchmark
+    from everypoint.report.data import Failure, VideoReport
     from everypoint.stages.plan import Plan
 
 VERSION = 1
@@ -25,52 +26,45 @@ SHARED = ("shots", "frames", "queries")  # logs of the stages that every preset 
 logger = logging.getLogger(__name__)
 
 
-def gather(results: Path, name: str, presets: Mapping[str, Mapping[str, Any]]) -> VideoReport:
-    """All that is there of one video.
+def gather(results: Path, made: Mapping[str, Sequence[str]], presets: Mapping[str, Any]) -> list[VideoReport]:
+    """All that is there of each video, and why the rest is not.
 
-    ``presets`` says of each preset which logs its jobs have (``logs``), which files it must have made (``products``)
-    and where the statistics of its matches are (``statistics``), all relative to the video's folder.
+    Args:
+        results: the folder of results.
+        made: video -> the files that this run makes of it, relative to the video's folder. Others, which an earlier
+            configuration left behind, are not shown.
+        presets: see :meth:`everypoint.stages.plan.Plan.report_presets`.
     """
-    from everypoint.report.data import VideoReport
+    from everypoint.report.collect import collect
 
-    folder = results / name
-    failure = _failure(folder, SHARED)
-    found = {preset: _preset(folder, preset, parts, failure) for preset, parts in presets.items()}
-    logs = dict.fromkeys([*SHARED, *(log for parts in presets.values() for log in parts["logs"])])
-    return VideoReport(
-        name=name,
-        meta=_json(folder / "frames" / "video.json") if failure is None else None,
-        results=found if failure is None else {},
-        stages=[time for log in logs for time in _times(folder / "logs" / f"{log}.jsonl")],
-        failure=failure,
+    failures = {name: _failures(results / name, items, presets) for name, items in made.items()}
+    videos = collect(
+        results,
+        list(made),
+        {name: parts["matches"] for name, parts in presets.items()},
+        benchmarks={name: _benchmarks(results / name / "logs", presets) for name in made},
+        failures=failures,
     )
+    return [_current(video, made[video.name], failures[video.name]) for video in videos]
 
 
-def _preset(folder: Path, preset: str, parts: Mapping[str, Any], shared: Failure | None) -> PresetReport:
-    from everypoint.report.data import Failure, PresetReport
+def _failures(folder: Path, made: Sequence[str], presets: Mapping[str, Any]) -> dict[str, Failure]:
+    """Why the video, or some preset on it, was not finished; the empty preset stands for the video as a whole."""
+    from everypoint.report.data import Failure
 
-    failure = shared or _failure(folder, parts["logs"])
-    missing = [item for item in parts["products"] if not (folder / item).exists()]
-    if failure is None and missing:
-        why = f"{Path(missing[0]).name} was not made; the log of its stage says why."
-        failure = Failure(missing[0].split("/")[0], why, str(folder / "logs"))
-    if failure is not None:
-        return PresetReport(failure=failure)
-    clips = {kind: folder / "overlay" / preset / f"{kind}.mp4" for kind in ("overlay", "trails")}
-    shown = {kind: path if _listed(path, folder, parts) else None for kind, path in clips.items()}
-    metrics = folder / "evaluate" / preset / "metrics.json"
-    statistics = parts.get("statistics")
-    return PresetReport(
-        metrics=_json(metrics) if _listed(metrics, folder, parts) else None,
-        filter_stats=_json(folder / statistics) if statistics else None,
-        train_rows=_rows(folder / "optimize" / preset / "train.jsonl") if statistics else (),
-        **shown,
-    )
-
-
-def _listed(path: Path, folder: Path, parts: Mapping[str, Any]) -> bool:
-    """Whether a file belongs to this run; one that an earlier configuration left behind does not."""
-    return str(path.relative_to(folder)) in parts["products"]
+    shared = _failure(folder, SHARED)
+    if shared is not None:
+        return {"": shared}
+    found = {}
+    for preset, parts in presets.items():
+        failure = _failure(folder, parts["logs"])
+        missing = [item for item in made if _belongs(item, preset, parts) and not (folder / item).exists()]
+        if failure is None and missing:
+            why = f"{missing[0]} was not made; the log of its stage says why."
+            failure = Failure(missing[0].split("/")[0], why, f"{folder}/logs")
+        if failure is not None:
+            found[preset] = failure
+    return found
 
 
 def _failure(folder: Path, logs: Iterable[str]) -> Failure | None:
@@ -78,46 +72,50 @@ def _failure(folder: Path, logs: Iterable[str]) -> Failure | None:
     from everypoint.report.data import Failure
 
     for log in logs:
-        record = _json(record_path(folder / "logs" / f"{log}.log"))
-        if record:
-            return Failure(str(record.get("rule")), str(record.get("sentence")), str(record.get("log")))
+        path = record_path(folder / "logs" / f"{log}.log")
+        if path.exists():
+            try:
+                record = atomic.read_json(path)
+            except ArtifactError as error:
+                record = {"rule": log.split(".")[0], "sentence": str(error), "log": str(path)}
+            return Failure(record["rule"], record["sentence"], record["log"])
     return None
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        return atomic.read_json(path)
-    except ArtifactError as error:
-        logger.warning("%s", error)
-        return None
+def _belongs(item: str, preset: str, parts: Mapping[str, Any]) -> bool:
+    """Whether a file of a video is this preset's, its own or a shared one it needs."""
+    stage, key = item.split("/")[:2]
+    return key == preset or stage == "frames" or (stage == "matches" and key == parts["matches"])
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file; a last line that was cut off by a kill is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            logger.warning("%s holds a line that is not JSON", path)
-    return rows
+def _benchmarks(folder: Path, presets: Mapping[str, Any]) -> list[Benchmark]:
+    """The benchmark files of a video's jobs; shards of one stage have one key."""
+    from everypoint.report.collect import Benchmark
+
+    found = []
+    for log in dict.fromkeys([*SHARED, *(log for parts in presets.values() for log in parts["logs"])]):
+        rule, _, key = log.partition(".")
+        found.append(Benchmark(rule, key.partition(".")[0], folder / f"{log}.jsonl"))
+    return found
 
 
-def _times(path: Path) -> list[StageTime]:
-    """What a job cost, from Snakemake's benchmark record."""
-    from everypoint.report.data import StageTime
+def _current(video: VideoReport, made: Sequence[str], failures: Mapping[str, Failure]) -> VideoReport:
+    """A video without what an earlier run or configuration left behind."""
+    from everypoint.report.data import PresetReport
 
-    rule, _, key = path.stem.partition(".")
-    return [StageTime(rule, key, _number(row.get("s")), _number(row.get("max_rss"))) for row in _rows(path)[-1:]]
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
+    if "" in failures:
+        return dataclasses.replace(video, meta=None, results={}, stages=())
+    results = {}
+    for preset, one in video.results.items():
+        if preset in failures:
+            results[preset] = PresetReport(failure=failures[preset])
+            continue
+        absent = {}
+        for name, item in (("overlay", "overlay"), ("trails", "overlay"), ("metrics", "evaluate")):
+            if not any(path.startswith(f"{item}/{preset}/") for path in made):
+                absent[name] = None
+        results[preset] = dataclasses.replace(one, **absent)
+    return dataclasses.replace(video, results=results)
 
 
 def write(results: Path, videos: Sequence[VideoReport], presets: Mapping[str, Any], options: ReportOptions) -> None:
@@ -143,18 +141,8 @@ def run(
     for product in products:
         name, _, item = Path(product).relative_to(results).as_posix().partition("/")
         made.setdefault(name, []).append(item)
-    found = [gather(results, name, _with_products(presets, items)) for name, items in made.items()]
-    write(results, found, presets, ReportOptions.model_validate(dict(options)))
+    write(results, gather(results, made, presets), presets, ReportOptions.model_validate(dict(options)))
     atomic.write_json(summary, {"everypoint": __version__, "presets": list(presets), "videos": list(made)})
-
-
-def _with_products(presets: Mapping[str, Any], items: Sequence[str]) -> dict[str, Any]:
-    """Each preset with those of a video's files that are its own."""
-    return {
-        preset: parts
-        | {"products": [item for item in items if item.split("/")[1] == preset or item == parts["statistics"]]}
-        for preset, parts in presets.items()
-    }
 
 
 def partial(plan: Plan) -> None:
@@ -167,7 +155,7 @@ def partial(plan: Plan) -> None:
     (results / "report" / "summary.json").unlink(missing_ok=True)
     try:
         names = [name for video in plan.videos for name in _entries(plan, video)]
-        found = [gather(results, name, plan.report_presets(name)) for name in names]
+        found = gather(results, {name: plan.made(name) for name in names}, plan.report_presets())
         _tell(found)
         write(results, found, plan.report_presets(), plan.config.report)
         _say(f"everypoint: the report of what is finished is {results}/report.html")

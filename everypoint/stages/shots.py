@@ -21,12 +21,12 @@ def run(*, entry: Mapping[str, Any], options: Mapping[str, Any], output: str) ->
 
     The video is decoded for this once more than without splitting.
     """
+    from everypoint.video.cuts import split_shots
     from everypoint.video.decode import read_frames
 
     source, chosen = entry_from(entry), FramesOptions.model_validate(dict(options))
     frames, meta = read_frames(source, chosen.model_copy(update={"on_cut": "warn"}))
-    edges = [0, *meta.cuts, len(frames)]
-    ranges = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b - a >= 2]
+    ranges = [(a, b) for a, b in split_shots(meta.cuts, len(frames)) if b - a >= 2]
     if not ranges:
         raise InputError(f"{source.name} has no shot of two frames or more", cure="set on_cut to warn")
     logger.info("%d shots: %s", len(ranges), ranges)

@@ -59,6 +59,7 @@ def run(
 ) -> None:
     """Write ``tracks.npz`` (``output``) and ``tracks.csv`` (``table``) of one video and preset ``name``."""
     from everypoint.artifacts.flows import FlowStore
+    from everypoint.features.run import load_features
     from everypoint.stages.device import prepare
     from everypoint.track.dispatch import TrackInputs, track
 
@@ -70,7 +71,7 @@ def run(
     inputs = TrackInputs(
         frames=load_frames(folder),
         flows=FlowStore([Path(item) for item in flow]) if flow else None,
-        features=atomic.load_npy(features, mmap=True) if features else None,
+        features=load_features(features) if features else None,
         matches=Path(matches) if matches else None,
         model=Path(model) if model else None,
     )
@@ -89,7 +90,7 @@ def run(
         queries=asked["queries"],
         query_ids=asked["query_ids"],
         frame_size=meta.original_size,
-        fps=meta.fps,
+        fps=meta.fps / meta.stride,
         meta=describe(meta, name, preset, seed),
     )
     save_tracks_csv(table, result)

@@ -1,0 +1,155 @@
+"""``everypoint run``, ``everypoint demo`` and ``everypoint config``: the workflow from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from everypoint.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO_CLIP = "bikes"
+DEMO_SCENE = "occluder"
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    """Add the commands ``run``, ``demo`` and ``config``."""
+    run = subparsers.add_parser(
+        "run",
+        help="track the videos of a folder (calls Snakemake)",
+        description="What is given here changes the configuration; the result is kept as RESULTS/config.yaml.",
+    )
+    run.add_argument("videos", metavar="VIDEOS", help="folder of video files and image folders, or one video file")
+    run.add_argument("--methods", nargs="+", metavar="PRESET", help="presets to run, instead of those configured")
+    run.add_argument("--results", metavar="FOLDER", help="where results go (default: as configured)")
+    run.add_argument("--config", type=Path, metavar="FILE", help="a configuration to start from")
+    run.add_argument("--cores", type=int, metavar="N", help="CPU cores to use (default: all)")
+    run.add_argument("-n", "--dry-run", action="store_true", help="only show what would be done")
+    run.set_defaults(run=run_folder)
+
+    demo = subparsers.add_parser("demo", help="fetch a clip, render a scene, track both with three presets")
+    demo.add_argument("--cores", type=int, metavar="N", help="CPU cores to use (default: all)")
+    demo.set_defaults(run=run_demo)
+    _register_config(subparsers)
+
+
+def _register_config(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("config", help="check a configuration, or write the default one and its reference")
+    actions = parser.add_subparsers(title="actions", metavar="<action>", required=True)
+    write = actions.add_parser("write", help="write workflow_config.yaml, its JSON schema and docs/config.md")
+    write.set_defaults(run=config_write)
+    check = actions.add_parser("check", help="check a configuration, or whether the generated files have drifted")
+    check.add_argument("file", type=Path, nargs="?", help="a configuration; without it the generated files are checked")
+    check.set_defaults(run=config_check)
+    reference = actions.add_parser("reference", help="print every key with its type, default and meaning")
+    reference.set_defaults(run=config_reference)
+    for action in (write, check):
+        action.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
+
+
+# --------------------------------------------------------------------------------------------- the workflow
+
+
+def snakemake(config: Path, *, cores: int | None = None, extra: tuple[str, ...] = (), cwd: Path | None = None) -> int:
+    """Run the workflow with one configuration file; returns Snakemake's exit code."""
+    snakefile = ROOT / "Snakefile"
+    if not snakefile.exists():
+        raise InputError(
+            f"{snakefile} is missing", "the workflow comes with the checkout", "install with pip install -e"
+        )
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--configfile", str(config)]
+    command += ["--cores", str(cores) if cores else "all", *extra]
+    return subprocess.run(command, cwd=cwd, check=False).returncode
+
+
+def run_folder(arguments: argparse.Namespace) -> int:
+    """Run the workflow on a folder of videos."""
+    from everypoint.artifacts import atomic
+    from everypoint.config.generate import dump_yaml
+    from everypoint.config.load import parse_config
+
+    keys = _base(arguments.config) | {"videos": arguments.videos}
+    if arguments.methods:
+        keys["methods"] = arguments.methods
+    if arguments.results:
+        keys["results"] = arguments.results
+    results = Path(parse_config(keys, "the configuration").results)
+    file = results / "config.yaml"
+    atomic.write_text(file, dump_yaml(keys))
+    return snakemake(file, cores=arguments.cores, extra=("--dry-run",) if arguments.dry_run else ())
+
+
+def _base(config: Path | None) -> dict[str, Any]:
+    """The keys to start from: the file given, that of the working directory, or none (all defaults)."""
+    from everypoint.config.load import read_yaml
+
+    here = Path("workflow_config.yaml")
+    if config is None and not here.exists():
+        return {}
+    return read_yaml(config or here)
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    """Prepare the demo's videos where they are absent, run the workflow on them, say where the report is."""
+    prepare_demo(ROOT / "demo" / "videos")
+    code = snakemake(Path("demo/config.yaml"), cores=arguments.cores, cwd=ROOT)
+    if code == 0:
+        print(f"\nThe report is {os.path.relpath(ROOT / 'demo' / 'results' / 'report.html')}: open it in a browser.")
+    return code
+
+
+def prepare_demo(folder: Path) -> None:
+    """The sample clip, fetched, and a rendered scene with exact ground truth, unless they are there already."""
+    from everypoint.artifacts import atomic
+    from everypoint.assets.fetch import fetch
+    from everypoint.scenes import cli as scenes
+
+    clip = folder / f"{DEMO_CLIP}.mp4"
+    if not clip.exists():
+        with atomic.atomic_path(clip) as temporary:
+            shutil.copyfile(fetch(DEMO_CLIP), temporary)
+    if not (folder / f"{DEMO_SCENE}.annotations.npz").exists():  # written last
+        wanted = {"name": DEMO_SCENE, "out": folder, "size": "192x256", "frames": 20, "seed": 0, "points": 256}
+        scenes.run(argparse.Namespace(**wanted))
+
+
+# ---------------------------------------------------------------------------------------- the configuration
+
+
+def config_write(arguments: argparse.Namespace) -> int:
+    """Write the generated files that are out of date."""
+    from everypoint.artifacts import atomic
+    from everypoint.config.generate import stale
+
+    for name, text in stale(arguments.root).items():
+        atomic.write_text(arguments.root / name, text)
+        print(f"wrote {name}")
+    return 0
+
+
+def config_check(arguments: argparse.Namespace) -> int:
+    """Check one configuration, or whether the generated files have drifted."""
+    if arguments.file is not None:
+        from everypoint.config.load import load_config
+
+        print(f"{arguments.file}: presets {', '.join(load_config(arguments.file).methods)}")
+        return 0
+    from everypoint.config.generate import CURE, drift
+
+    difference = drift(arguments.root)
+    if difference:
+        print(f"{difference}\nthe generated files have drifted from the option models; run: {CURE}", file=sys.stderr)
+    return 1 if difference else 0
+
+
+def config_reference(arguments: argparse.Namespace) -> int:
+    """Print the reference page."""
+    from everypoint.config.generate import reference_markdown
+
+    print(reference_markdown())
+    return 0
