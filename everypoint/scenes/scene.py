@@ -88,8 +88,13 @@ class Scene:
 
     @functools.cached_property
     def inverses(self) -> np.ndarray:
-        """Inverse of :attr:`homographies`, float64 [T, L, 3, 3]: (x, y, 1) -> (u, v, 1) / depth."""
-        return np.linalg.inv(self.homographies)
+        """Inverse of :attr:`homographies`, float64 [T, L, 3, 3]: (x, y, 1) -> (u, v, 1) / depth.
+
+        Zero, and with it an inverse depth of zero everywhere, for a layer seen exactly from its edge.
+        """
+        singular = np.abs(np.linalg.det(self.homographies)) < 1e-12
+        inverses = np.linalg.inv(np.where(singular[..., None, None], np.eye(3), self.homographies))
+        return np.where(singular[..., None, None], 0.0, inverses)
 
     def _homography(self, layer: Layer, t: int) -> np.ndarray:
         s = t / max(self.frames - 1, 1)

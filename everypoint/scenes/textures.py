@@ -63,11 +63,9 @@ def make_texture(seed: int, extent: float, *, hue: float, checker: float = 0.9) 
     detail is 8 texels wide: at 1,024 texels a frame height, 2 pixels of a frame 256 pixels high.
     """
     rng = np.random.default_rng(seed)
-    shade = _noise(rng, (8, 16, 32, 64, 128), 0.4)
+    shade = _noise(rng, (8, 16, 32, 64, 128), 0.4) + checker * _checkers(rng)
     tint = _noise(rng, (64, 128, 256), 1.0)
-    patches, where = _checker(rng, 32) * 0.6 + _checker(rng, 16) * 0.4, _noise(rng, (128, 256), 1.0)
-    shade = shade + checker * patches * np.clip(0.6 + where, 0, 1)
-    shade = _dots(rng, shade.astype(np.float32), count=220)
+    shade = _dots(rng, shade, count=220)
     hsv = np.stack(
         [
             (hue + 0.05 * tint) % 1.0 * 360.0,
@@ -79,32 +77,40 @@ def make_texture(seed: int, extent: float, *, hue: float, checker: float = 0.9) 
     return Texture(255 * cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), extent)
 
 
-def _noise(rng: np.random.Generator, cells: tuple[int, ...], power: float) -> np.ndarray:
-    """Tileable value noise of unit variance: octaves with cells of these texels, weighted by (cell / largest)^power."""
-    total = np.zeros((TEXELS, TEXELS), np.float32)
-    for cell in cells:
-        lattice = rng.standard_normal((TEXELS // cell, TEXELS // cell)).astype(np.float32)
-        total += _enlarge(lattice, cell) * np.float32((cell / cells[-1]) ** power)
+def _noise(rng: np.random.Generator, cells: tuple[int, ...], power: float, texels: int = TEXELS) -> np.ndarray:
+    """Tileable noise of unit variance, float32 [texels, texels].
+
+    Octaves with cells of these texels, each twice the one before, weighted by (cell / largest)^power.
+    """
+    total = np.zeros((texels // cells[-1],) * 2, np.float32)
+    for cell in reversed(cells):
+        total = total if cell == cells[-1] else _enlarge(total, 2)
+        weight = np.float32((cell / cells[-1]) ** power)
+        total = total + weight * rng.standard_normal(total.shape).astype(np.float32)
+    total = _enlarge(total, cells[0])
     return (total - total.mean()) / total.std()
 
 
-def _enlarge(lattice: np.ndarray, cell: int) -> np.ndarray:
-    """Cubic enlargement of a periodic lattice, [n, n] -> [n * cell, n * cell]."""
+def _enlarge(lattice: np.ndarray, factor: int) -> np.ndarray:
+    """Cubic enlargement of a periodic lattice, [n, n] -> [n * factor, n * factor]."""
     border = 3
     padded = np.pad(lattice, border, mode="wrap")
-    side = padded.shape[0] * cell
+    side = padded.shape[0] * factor
     large = cv2.resize(padded, (side, side), interpolation=cv2.INTER_CUBIC)
-    return large[border * cell : -border * cell, border * cell : -border * cell]
+    return large[border * factor : -border * factor, border * factor : -border * factor]
 
 
-def _checker(rng: np.random.Generator, cell: int) -> np.ndarray:
-    """Diagonal squares of random sign with soft edges, tileable, values -1..1."""
-    y, x = np.mgrid[:TEXELS, :TEXELS]
-    n = TEXELS // cell
-    table = rng.choice(np.float32([-1, 1]), (n, n))
-    squares = table[((x + y) // cell) % n, ((x - y) // cell) % n]
-    padded = np.pad(squares, 8, mode="wrap")
-    return cv2.GaussianBlur(padded, (0, 0), 1.5)[8:-8, 8:-8]
+def _checkers(rng: np.random.Generator) -> np.ndarray:
+    """Patches of diagonal squares of 16 and 32 texels with soft edges, tileable, within about -1..1."""
+    coarse = 4  # texels of one value; enlarging softens the edges
+    y, x = np.mgrid[: TEXELS // coarse, : TEXELS // coarse]
+    patches = np.zeros(x.shape, np.float32)
+    for cell, weight in ((32 // coarse, 0.6), (16 // coarse, 0.4)):
+        n = x.shape[0] // cell
+        table = rng.choice(np.float32([-1, 1]), (n, n))
+        patches += np.float32(weight) * table[((x + y) // cell) % n, ((x - y) // cell) % n]
+    where = _noise(rng, (128 // coarse, 256 // coarse), 1.0, texels=x.shape[0])
+    return _enlarge(patches * np.clip(0.6 + where, 0, 1), coarse)
 
 
 def _dots(rng: np.random.Generator, shade: np.ndarray, count: int) -> np.ndarray:

@@ -110,18 +110,20 @@ def sample_points(scene: Scene, n_points: int, seed: int = 0, *, margin: float =
     names = list(dict.fromkeys(layer.name for layer in scene.layers))
     found: dict[str, list[np.ndarray]] = {name: [] for name in names}
     object_of = np.array([names.index(layer.name) for layer in scene.layers])
-    for _ in range(8 * scene.frames):
-        t = int(rng.integers(scene.frames))
+    for t in np.tile(np.arange(scene.frames), -(-max(n_points, 64) // scene.frames)):
         xy = rng.uniform([0, 0], [scene.size[1], scene.size[0]], (256, 2))
-        layer, _, _ = surface_at(scene, t, xy)
-        clear = (layer >= 0) & _away_from_outlines(scene, t, xy, layer, margin)
+        layer, _, _ = surface_at(scene, int(t), xy)
+        clear = (layer >= 0) & _away_from_outlines(scene, int(t), xy, layer, margin)
         for n, name in enumerate(names):
             of_object = xy[clear & (object_of[layer] == n)][:4]  # few a frame, so that all frames take part
             found[name] += [np.array([t, *point]) for point in of_object]
-    pools = [pool for pool in found.values() if pool]
+    pools = [[pool[n] for n in rng.permutation(len(pool))] for pool in found.values() if pool]  # mixes the frames
     if not pools:
         raise InputError("no layer of the scene is seen in any frame")
-    chosen = [pools[n % len(pools)][n // len(pools) % len(pools[n % len(pools)])] for n in range(n_points)]
+    chosen = []
+    for n in range(n_points):
+        pool = pools[n % len(pools)]
+        chosen.append(pool[n // len(pools) % len(pool)])
     return np.array(chosen).reshape(-1, 3)
 
 
