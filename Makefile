@@ -36,7 +36,7 @@ check: $(STAMP) ## Check format and style of Python and Snakemake files.
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/snakefmt --check Snakefile rules
-	@$(BIN)/snakemake --lint
+	@$(BIN)/snakemake --lint --config videos=tests/workflow/lint
 
 format: $(STAMP) ## Rewrite Python and Snakemake files in the project's style.
 	@$(BIN)/ruff format .

@@ -4,23 +4,21 @@
 #   snakemake -n                                what would be done
 #   snakemake --configfile my.yaml --directory elsewhere
 
-import os
-
+from everypoint.stages.plan import check_yaml, default_config
 from snakemake.utils import min_version
 
 min_version("9.27")
 
 # The file given with --configfile, else that of the working directory, else that of this checkout; one of them alone.
-CONFIG = (
-    "workflow_config.yaml"
-    if os.path.exists("workflow_config.yaml")
-    else f"{workflow.basedir}/workflow_config.yaml"
-)
-if workflow.overwrite_configfiles:
-    CONFIG = ", ".join(map(str, workflow.overwrite_configfiles))
-else:
+CONFIG = [
+    str(file)
+    for file in workflow.overwrite_configfiles or [default_config(workflow.basedir)]
+]
+check_yaml(CONFIG)
 
-    configfile: CONFIG
+if not workflow.overwrite_configfiles:
+
+    configfile: CONFIG[0]
 
 
 include: "rules/common.smk"

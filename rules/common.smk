@@ -3,7 +3,7 @@
 from everypoint.stages.plan import plan_or_sentence, stage_versions
 from everypoint.stages.report import partial as partial_report
 
-plan = plan_or_sentence(config, CONFIG, cache=".snakemake/everypoint")
+plan = plan_or_sentence(config, ", ".join(CONFIG), cache=".snakemake/everypoint")
 config["runtime"] = plan.runtime()
 
 

@@ -7,7 +7,7 @@ job.run(
     features.run,
     frames=snakemake.input.frames,
     options=snakemake.params.options,
-    output=snakemake.output[0],
+    output=snakemake.output.features,
     device=snakemake.config["runtime"]["device"],
     threads=snakemake.threads,
 )

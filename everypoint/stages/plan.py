@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from everypoint.artifacts import atomic
-from everypoint.config.load import nearest, parse_config
+from everypoint.config.load import nearest, parse_config, read_yaml
 from everypoint.config.options import FlowOptions, FramesOptions, Preset, QueryOptions
 from everypoint.config.presets import load_preset
 from everypoint.config.user import Config
@@ -293,8 +293,11 @@ class Plan:
 
     def runtime(self) -> dict[str, Any]:
         """What jobs need to know but their results do not depend on; goes into Snakemake's config."""
-        folder = os.path.expanduser(self.config.assets) if self.config.assets else None
-        return {"device": self.config.device, "assets": folder, **relevant.runtime(dict(self.presets))}
+        return {
+            "device": self.config.device,
+            "assets": _expanded(self.config.assets),
+            **relevant.runtime(dict(self.presets)),
+        }
 
     @property
     def gpus(self) -> int:
@@ -322,7 +325,7 @@ def make_plan(value: Mapping[str, Any], source: str, cache: str | os.PathLike[st
     """
     config = parse_config(value, source)
     presets = {name: load_preset(name, config.overrides, source) for name in config.methods}
-    entries = {entry.name: entry for entry in discover(_folder(config), _dataset(config), _path(cache))}
+    entries = {entry.name: entry for entry in discover(*_sources(config), _path(cache))}
     for name in config.per_video:
         match = SHOT.match(name)
         if name not in entries and not (match and match["parent"] in entries):
@@ -334,23 +337,29 @@ def _path(value: str | os.PathLike[str] | None) -> Path | None:
     return None if value is None else Path(value)
 
 
-def _folder(config: Config) -> Path | None:
-    """The folder of videos. Beside a data set the folder of the default name need not be there."""
-    folder = _path(os.path.expanduser(config.videos) if config.videos else None)
-    standard = config.videos == Config.model_fields["videos"].default
-    return None if config.dataset and standard and folder and not folder.exists() else folder
+def _sources(config: Config) -> tuple[Path | None, Path | None]:
+    """The folder of videos and the TAP-Vid file of a configuration.
 
-
-def _dataset(config: Config) -> Path | None:
-    """The data set's file: a path, or the name of one that is fetched."""
+    Beside a data set the folder of the default name need not be there. A data set may itself be a folder of image
+    folders (DAVIS 2017), which then is the folder of videos.
+    """
+    videos = _path(os.path.expanduser(config.videos) if config.videos else None)
     if not config.dataset:
-        return None
-    path = Path(os.path.expanduser(config.dataset))
-    if path.exists():
-        return path
+        return videos, None
+    if config.videos == Config.model_fields["videos"].default and not videos.exists():
+        videos = None
     from everypoint.assets.datasets import dataset_path
 
-    return Path(dataset_path(config.dataset, config.assets))
+    dataset = Path(dataset_path(config.dataset, _expanded(config.assets)))
+    if dataset.is_file() or any(dataset.glob("*_of_*.pkl")):
+        return videos, dataset
+    if videos is not None:
+        raise ConfigError(f"data set {config.dataset} is a folder of images", cure="set videos to null beside it")
+    return dataset, None
+
+
+def _expanded(folder: str | None) -> str | None:
+    return os.path.expanduser(folder) if folder else None
 
 
 def stage_versions() -> dict[str, int]:
@@ -358,8 +367,27 @@ def stage_versions() -> dict[str, int]:
     return {name: importlib.import_module(f"everypoint.stages.{name}").VERSION for name in STAGES}
 
 
+# ------------------------------------------------------------------------------------- for the Snakefile
+# An expected failure ends the process with its sentence and code 1; an exception would show a traceback of Snakemake.
+
+
+def default_config(basedir: str | os.PathLike[str]) -> Path:
+    """The configuration that is read when none is named: that of the working directory, else that of the checkout."""
+    here = Path("workflow_config.yaml")
+    return here if here.exists() else Path(basedir) / here
+
+
+def check_yaml(files: Iterable[str | os.PathLike[str]]) -> None:
+    """End the process when a file is not YAML or holds a key twice."""
+    try:
+        for file in files:
+            read_yaml(file)
+    except EverypointError as error:
+        raise SystemExit(f"everypoint: {error}") from None
+
+
 def plan_or_sentence(value: Mapping[str, Any], source: str, cache: str | os.PathLike[str] | None = None) -> Plan:
-    """:func:`make_plan` for the Snakefile: an expected failure ends the process with its sentence and no traceback."""
+    """:func:`make_plan`, or the end of the process."""
     try:
         return make_plan(value, source, cache)
     except EverypointError as error:
