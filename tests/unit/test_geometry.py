@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from everypoint import geometry
+from tests.shared import ROOT
 
 SIZES = [(1, 1), (1, 5), (4, 1), (3, 4), (7, 5)]
 
@@ -72,6 +74,13 @@ def test_pixel_grid_is_x_then_y():
     grid = geometry.pixel_grid(2, 3)
     assert grid.dtype == torch.float32
     assert grid.tolist() == [[[0, 0], [1, 0], [2, 0]], [[0, 1], [1, 1], [2, 1]]]
+
+
+def test_worked_example_of_the_documentation():
+    """Every line of the session shown in docs/conventions.md gives what the page says."""
+    failed, tried = doctest.testfile(str(ROOT / "docs" / "conventions.md"), module_relative=False)
+    assert failed == 0
+    assert tried >= 8
 
 
 # ---------------------------------------------------------------------------------------------------- sampling

@@ -22,6 +22,7 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 LOCKED_EXTRAS = ("dev", "slurm")
 OPTIONAL = {"rerun", "tinycudann", "cotracker"}  # imported inside one file, with an error that says how to install
 MODULES = {  # module -> the package that brings it, where the two differ in name
+    "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "imageio_ffmpeg": "imageio-ffmpeg",
     "markupsafe": "jinja2",  # the type of jinja2's escaped text, which it always brings
