@@ -78,7 +78,7 @@ def bar_chart(
     every = math.ceil(len(labels) / 12)
     ticks = Markup("").join(_tick(frame.x(g), label) for g, label in enumerate(labels) if g % every == 0)
     marks = frame.y_axis(y_label) + ticks + _axis_title(x_label)
-    return _svg(title, marks + Markup("").join(parts), bars)
+    return _svg(title, marks + Markup("").join(parts), bars, bars=True)
 
 
 class _Frame:
@@ -165,17 +165,17 @@ def _axis_title(text: str) -> Markup:
     return Markup('<text class="axis" x="{}" y="{}" text-anchor="middle">{}</text>').format(_n(x), HEIGHT - 6, text)
 
 
-def _svg(title: str, body: Markup, series: Sequence[Series]) -> Markup:
+def _svg(title: str, body: Markup, series: Sequence[Series], *, bars: bool = False) -> Markup:
     """The figure: heading, drawing with a text alternative, legend when there is more than one series."""
     names = ", ".join(one.name for one in series)
     legend = Markup("")
     if len(series) > 1:
-        item = Markup(
-            '<li class="series s{}"><svg viewBox="0 0 22 8" aria-hidden="true">'
-            '<path class="line" d="M1 4H21"/></svg>{}</li>'
-        )
+        item = Markup('<li class="series s{}"><svg viewBox="0 0 22 8" aria-hidden="true">{}</svg>{}</li>')
+        swatch = Markup('<path class="line" d="M1 4H21"/>')
+        if bars:
+            swatch = Markup('<rect class="bar" x="7" width="12" height="8" rx="1.5"/>')
         legend = Markup('<ul class="legend">{}</ul>').format(
-            Markup("").join(item.format(one.slot % 8, one.name) for one in series)
+            Markup("").join(item.format(one.slot % 8, swatch, one.name) for one in series)
         )
     drawing = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, f"{title}; series: {names}", body

@@ -63,7 +63,8 @@ def write_report(
         for piece in template.generate(context):  # piece by piece: embedded videos are read one at a time
             file.write(piece.encode("utf-8", "replace"))
 
-    atomic.write_text(out_csv, metrics_csv(videos))
+    table = metrics_csv(videos).encode("utf-8", "replace")  # a file name may hold bytes that are no text
+    atomic.write_bytes(out_csv, table)
     atomic.write_with(out_html, write)
 
 

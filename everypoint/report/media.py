@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import urllib.parse
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +40,12 @@ class Clip:
 def plan_clips(paths: Iterable[Path], page: Path, max_video_mb: float) -> dict[Path, Clip]:
     """The clips that exist, by path, in order of priority: the first ones are embedded until the page is full."""
     clips, room = {}, EMBED_TOTAL_MB
-    for path in dict.fromkeys(paths):
+    for path, uses in Counter(paths).items():
         if not path.is_file():
             continue
         megabytes = path.stat().st_size / 1e6
-        embedded = megabytes <= min(max_video_mb, room)
-        room -= megabytes if embedded else 0
+        embedded = megabytes <= max_video_mb and megabytes * uses <= room
+        room -= megabytes * uses if embedded else 0
         picture = middle_frame(path)
         height, width = picture.shape[:2] if picture is not None else (0, 0)
         poster = "" if picture is None else poster_uri(picture)

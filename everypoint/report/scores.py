@@ -80,8 +80,8 @@ def mean_scores(rows: Sequence[Mapping[str, Any]]) -> Mean:
     return Mean(values, counted, len(rows))
 
 
-def protocol_short(protocol: Mapping[str, Any], mode: str) -> str:
-    """The protocol in a few words, for beside a number: ``strided/5 · 32 frames · at 480×854``."""
+def protocol_short(protocol: Mapping[str, Any], mode: str) -> list[str]:
+    """The protocol in a few words, for beside a number: ``strided/5``, ``32 frames``, ``worked at 854×480``, ..."""
     stride = f"/{protocol['query_stride']}" if mode == "strided" and protocol.get("query_stride") else ""
     parts = [mode + stride]
     if protocol.get("frames"):
@@ -90,7 +90,7 @@ def protocol_short(protocol: Mapping[str, Any], mode: str) -> str:
         parts.append(f"worked at {_size(protocol['working_size'])}")
     if protocol.get("scored_size"):
         parts.append(f"scored at {_size(protocol['scored_size'])}")
-    return " · ".join(parts)
+    return parts
 
 
 def flat_protocol(protocol: Mapping[str, Any]) -> dict[str, str]:

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from everypoint import __version__
 from everypoint.assets.registry import registry
 from everypoint.config.options import Preset
 
 PACKAGES = (
-    "everypoint",
     "torch",
     "torchvision",
     "numpy",
@@ -37,7 +37,8 @@ def software_used(presets: Mapping[str, Preset]) -> dict[str, Any]:
 
 def versions() -> list[dict[str, str]]:
     """Name, version and licence of Python and of the packages that shape the result, where installed."""
-    rows = [{"name": "Python", "version": platform.python_version(), "licence": "PSF-2.0"}]
+    rows = [{"name": "everypoint", "version": __version__, "licence": "MIT"}]
+    rows += [{"name": "Python", "version": platform.python_version(), "licence": "PSF-2.0"}]
     for name in PACKAGES:
         try:
             found = importlib.metadata.metadata(name)

@@ -79,7 +79,7 @@ def mean_table(videos: Sequence[VideoReport], presets: Sequence[str], modes: Seq
     return rows
 
 
-def _mean_protocol(videos: Sequence[VideoReport], preset: str, mode: str) -> str:
+def _mean_protocol(videos: Sequence[VideoReport], preset: str, mode: str) -> list[str]:
     """The protocol the averaged numbers share; what differs between videos is said to be mixed."""
     found = [
         video.results[preset].metrics or {} for video in videos if mode in scores_by_mode(video.results.get(preset))
@@ -94,8 +94,7 @@ def _mean_protocol(videos: Sequence[VideoReport], preset: str, mode: str) -> str
         "scored_size": "scored size",
     }
     differing = [word for key, word in words.items() if key in mixed]
-    text = protocol_short(common, mode)
-    return text + (f" · mixed: {', '.join(differing)}" if differing else "")
+    return protocol_short(common, mode) + ([f"mixed: {', '.join(differing)}"] if differing else [])
 
 
 def mean_notes(videos: Sequence[VideoReport], presets: Sequence[str], modes: Sequence[str]) -> list[str]:
@@ -110,12 +109,16 @@ def mean_notes(videos: Sequence[VideoReport], presets: Sequence[str], modes: Seq
                 notes.append(
                     f"{preset} ({mode}): of {mean.videos} videos some have no value; mean of {', '.join(short)}."
                 )
-        if len({mean.videos for mean in means.values()}) > 1:
-            counts = ", ".join(f"{preset} {mean.videos}" for preset, mean in means.items())
-            notes.append(
-                f"Presets were measured on different numbers of videos ({mode}: {counts}): compare them video by video."
-            )
-    return notes
+        measured = {preset: _measured(videos, preset, mode) for preset in means}
+        if len({frozenset(names) for names in measured.values()}) > 1:
+            counts = ", ".join(f"{preset} {len(names)}" for preset, names in measured.items())
+            notes.append(f"Presets were measured on different videos ({counts}): compare them video by video.")
+    return list(dict.fromkeys(notes))
+
+
+def _measured(videos: Sequence[VideoReport], preset: str, mode: str) -> list[str]:
+    """Names of the videos on which a preset was measured."""
+    return [video.name for video in videos if mode in scores_by_mode(video.results.get(preset))]
 
 
 def choices(videos: Sequence[VideoReport], modes: Sequence[str]) -> list[dict[str, Any]]:
@@ -260,7 +263,7 @@ def facts(videos: Sequence[VideoReport], presets: Sequence[str], modes: Sequence
     warned = sum(status(video) == "warning" for video in videos)
     remark = ", ".join(text for n, text in ((failed, f"{failed} failed"), (warned, f"{warned} with warnings")) if n)
     tiles = [(str(len(videos)), "video" if len(videos) == 1 else "videos", remark)]
-    tiles.append((str(len(presets)), "preset" if len(presets) == 1 else "presets", ""))
+    tiles.append((str(len(presets)), "preset" if len(presets) == 1 else "presets", ", ".join(presets)))
     if modes:
         jaccards = {
             preset: mean.values.get("average_jaccard") for preset, mean in _means(videos, presets, modes[0]).items()
