@@ -151,6 +151,13 @@ def test_a_web_page_is_refused(server: Server, cache: Path, kind: str, known: bo
     assert not list(cache.rglob("thing.bin.json"))
 
 
+def test_a_web_page_without_the_marks_of_one_is_known_by_its_type(server: Server, cache: Path) -> None:
+    server.faults["/thing.bin"] = [lambda handler, _: handler.answer(200, b"Please sign in.", "text/html")]
+    with pytest.raises(AssetError, match="expected a file, got 15 bytes of text/html"):
+        fetch_asset(an_asset(server.url("/thing.bin")))
+    assert leftovers(cache) == []
+
+
 def test_more_bytes_than_promised_are_refused(server: Server, cache: Path) -> None:
     def endless(handler: object, data: bytes) -> None:
         handler.send_response(200)

@@ -85,7 +85,7 @@ def test_the_file_name_is_taken_from_the_first_source() -> None:
         ({"sources": [{"url": "file:///etc/passwd"}]}, "https is needed"),
         ({"sources": [{"url": "ftp://example.org/x"}]}, "https is needed"),
         ({"sources": []}, "at least 1 item"),
-        ({"sources": [{"package": "--index-url=x", "version": "1", "member": "m"}]}, "pattern"),
+        ({"sources": [{"package": "--proxy=x", "version": "1", "member": "m"}]}, "pattern"),
         ({"file": "../thing.bin"}, "pattern"),
         ({"file": ".json"}, "pattern"),
         ({"kind": "dataset"}, "unpack"),
