@@ -11,8 +11,8 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 UV := $(BIN)/uv pip install -q --python $(BIN)/python
 ITSELF := --no-deps --no-build-isolation --editable .
 
-# Jobs and tests never use more threads than they are given: contention costs more than it gains.
-export OMP_NUM_THREADS := $(THREADS)
+# Tests use no more threads than they are given: contention costs more than it gains.
+test test-all: export OMP_NUM_THREADS := $(THREADS)
 # Tests and jobs ask no model hub for anything; weights come from the asset registry alone.
 export HF_HUB_OFFLINE := 1
 
@@ -21,9 +21,9 @@ export HF_HUB_OFFLINE := 1
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  PYTHON=python3.12 make ... picks the interpreter of a new .venv; THREADS=n the threads (now $(THREADS))."
+	@echo "  PYTHON=python3.12 make ... picks the interpreter of a new .venv; THREADS=n the threads of tests (now $(THREADS))."
 
-demo: $(STAMP) ## Track every point of a few rendered videos; ends with the path of the report.
+demo: $(STAMP) ## Fetch a clip, render a scene, track both; ends with the path of the report.
 	@$(BIN)/python -m everypoint demo
 
 test: $(STAMP) ## Run the unit tests and the small workflow tests.
@@ -47,8 +47,8 @@ lock: $(STAMP) ## Write requirements.lock anew from the pins of pyproject.toml; 
 	@$(BIN)/uv pip compile -q pyproject.toml --extra dev --extra slurm --universal --python-version 3.11 \
 	    --generate-hashes --no-annotate --custom-compile-command "make lock" -o requirements.lock
 
-clean: ## Remove results of the demo, logs and caches; results/, videos/ and .venv stay.
-	@rm -rf results-demo .pytest_cache .ruff_cache build *.egg-info
+clean: ## Remove demo/results, demo/videos and caches; results/, videos/, .snakemake and .venv stay.
+	@rm -rf demo/results demo/videos .pytest_cache .ruff_cache build *.egg-info
 	@find . -name __pycache__ -type d -not -path "./.venv*" -prune -exec rm -rf {} +
 
 distclean: clean ## As clean, and remove .venv too.

@@ -56,14 +56,16 @@ def snakemake_files() -> list[str]:
     return [name for name in tracked() if name.endswith(".smk") or name.rsplit("/", 1)[-1] == "Snakefile"]
 
 
-def offences(names: list[str], check: Callable[[str], Iterator[Finding]]) -> list[str]:
-    """``file:line: what`` for every finding that is not allowed."""
-    return [
+def refuse_offences(names: list[str], check: Callable[[str], Iterator[Finding]]) -> None:
+    """Fail with ``file:line: what`` for every finding that is not allowed."""
+    offences = [
         f"{name}:{found.line}: {found.text}"
         for name in names
         for found in check(name)
         if (name, found.text) not in ALLOWED
     ]
+    if offences:
+        pytest.fail("\n".join(["house rules are broken:", *offences]), pytrace=False)
 
 
 def on_trees(check: Callable[[ast.Module], Iterator[Finding]]) -> Callable[[str], Iterator[Finding]]:
@@ -79,16 +81,16 @@ def on_texts(check: Callable[[str], Iterator[Finding]]) -> Callable[[str], Itera
 
 @pytest.mark.parametrize("check", [code.bare_excepts, code.shells, code.unpickling, code.asserts])
 def test_package_and_scripts_have_none_of(check):
-    assert offences(modules("everypoint/", "scripts/"), on_trees(check)) == []
+    refuse_offences(modules("everypoint/", "scripts/"), on_trees(check))
 
 
 def test_writes_go_through_the_writing_room():
     names = [name for name in modules("everypoint/", "scripts/") if not name.startswith(WRITING_ROOM)]
-    assert offences(names, on_trees(writes.direct_writes)) == []
+    refuse_offences(names, on_trees(writes.direct_writes))
 
 
 def test_rooms_import_downward_only():
-    assert offences(modules("everypoint/"), lambda name: floors.upward_imports(name, tree_of(name))) == []
+    refuse_offences(modules("everypoint/"), lambda name: floors.upward_imports(name, tree_of(name)))
 
 
 def test_every_room_has_a_floor():
@@ -98,18 +100,18 @@ def test_every_room_has_a_floor():
 
 def test_files_and_functions_are_short():
     names = modules("")
-    assert offences(names, on_trees(code.long_functions)) == []
-    assert offences([*names, *snakemake_files()], on_texts(code.long_file)) == []
+    refuse_offences(names, on_trees(code.long_functions))
+    refuse_offences([*names, *snakemake_files()], on_texts(code.long_file))
 
 
 @pytest.mark.parametrize("check", [snakefiles.unlike_names, snakefiles.unquoted_placeholders, snakefiles.careless_code])
 def test_workflow_has_none_of(check):
-    assert offences(snakemake_files(), on_texts(check)) == []
+    refuse_offences(snakemake_files(), on_texts(check))
 
 
 @pytest.mark.parametrize("check", [texts.registry_hosts, texts.machine_paths])
 def test_no_tracked_text(check):
-    assert offences(list(tracked()), on_texts(check)) == []
+    refuse_offences(list(tracked()), on_texts(check))
 
 
 def test_no_large_or_weight_like_file_is_tracked():

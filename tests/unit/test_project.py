@@ -165,8 +165,9 @@ def test_old_python_is_one_sentence_and_nothing_is_made(tmp_path):
 
 
 def test_clean_keeps_results_videos_and_the_environment(tmp_path):
-    for name in ("results", "videos", ".venv/bin", "assets-cache", "src/__pycache__", ".pytest_cache"):
+    made = ("demo/results", "demo/videos", "src/__pycache__", ".pytest_cache")
+    for name in ("results", "videos", ".snakemake", ".venv/bin", "assets-cache", *made):
         (tmp_path / name).mkdir(parents=True)
     assert make(tmp_path, "clean").returncode == 0
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_dir()}
-    assert left == {"results", "videos", ".venv", ".venv/bin", "assets-cache", "src"}
+    assert left == {"results", "videos", ".snakemake", ".venv", ".venv/bin", "assets-cache", "demo", "src"}
