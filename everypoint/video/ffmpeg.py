@@ -97,8 +97,7 @@ def probe(path: Path) -> Stream:
         raise InputError(f"{name} cannot be read", f"its header took more than {PROBE_SECONDS:.0f} s")
     videos = [text for kind, text in log.streams if kind == "Video" and "(attached pic)" not in text]
     if not videos:
-        why = "it has no video stream" if log.streams else log.reason("ffmpeg finds no stream in it")
-        raise InputError(f"{name} cannot be read", why, "repair, replace or remove it")
+        raise InputError(f"{name} cannot be read", log.reason("it has no video stream"), "replace or remove it")
     return _stream(path, container, videos[0], log)
 
 
@@ -107,6 +106,10 @@ def _stream(path: Path, container: str, text: str, log: Log) -> Stream:
     name = shown(path.name)
     size = re.search(r", (\d+)x(\d+)(?=[ ,]|$)", text)
     if size is None or not int(size[1]) or not int(size[2]):
+        if huge := re.search(
+            r"Picture size (\d+)x(\d+) is invalid", " ".join(log.errors)
+        ):  # -max_pixels was in the way
+            check_pixels(name, int(huge[2]), int(huge[1]))
         raise InputError(f"{name} cannot be read", log.reason("no picture size in its header"), "repair or remove it")
     width, height = int(size[1]), int(size[2])
     check_pixels(name, height, width)

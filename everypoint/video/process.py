@@ -119,7 +119,7 @@ class Log:
             self.damaged += 1
         elif "[error]" in line or "[fatal]" in line:
             text = re.split(r"\[(?:error|fatal)\] ", line)[-1].strip(" .")
-            if len(self.errors) < 100 and text:
+            if len(self.errors) < 100 and text and not text.startswith("At least one output file"):  # probing has none
                 self.errors.append(text)
 
     def reason(self, otherwise: str) -> str:
