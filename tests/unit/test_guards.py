@@ -281,8 +281,8 @@ def test_workflow_guard_lets_quoted_and_escaped_placeholders_pass():
     "line",
     [
         "https://files.python" + "hosted.org/packages/a.tar.gz",
-        "--index" + "-url https://example.org/simple",
-        "--extra-index" + "-url x",
+        "--in" + "dex-url https://example.org/simple",
+        "--extra-in" + "dex-url x",
         "pip install --find" + "-links wheels .",
         "see py" + "pi.org/project/torch",
         "url: https://example.org/a-1.0-py3-none-any." + "whl",
