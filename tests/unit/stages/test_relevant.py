@@ -1,0 +1,117 @@
+"""A stage depends on the options that shape its result and on no other; presets that agree share it."""
+
+from __future__ import annotations
+
+import pytest
+
+from everypoint.config.options import Preset
+from everypoint.config.presets import load_preset
+from everypoint.stages import relevant
+
+RAFT = load_preset("chain")
+DIS = load_preset("chain", {"all": {"flow": {"backend": "dis"}}})
+
+
+def changed(preset: Preset, **parts) -> Preset:
+    return load_preset("cpu" if preset.tracker == "optimize" else preset.tracker, {"all": parts})
+
+
+@pytest.mark.parametrize("other", ["chain-multi", "cpu"])
+def test_the_first_presets_share_their_flows(other):
+    assert relevant.flow_key(load_preset(other)) == relevant.flow_key(RAFT)
+
+
+def test_multi_and_cpu_share_their_features():
+    assert relevant.features_key(load_preset("chain-multi")) == relevant.features_key(load_preset("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("flow", "same"),
+    [
+        ({"batch": 9}, True),  # memory only
+        ({"shards": 3}, True),  # jobs only
+        ({"quality": "fast"}, True),  # of dis
+        ({"iterations": 3}, False),
+        ({"weights": "raft-small"}, False),
+        ({"resolution": 200}, False),
+        ({"pairs": {"window": 3}}, True),  # of the plan window
+        ({"pairs": {"plan": "window"}}, False),
+        ({"pairs": {"intervals": [1, 2]}}, False),
+        ({"pairs": {"direct": True}}, False),
+    ],
+)
+def test_what_the_flows_of_raft_depend_on(flow, same):
+    assert (relevant.flow_key(changed(RAFT, flow=flow)) == relevant.flow_key(RAFT)) == same
+
+
+@pytest.mark.parametrize(("flow", "same"), [({"quality": "fast"}, False), ({"iterations": 3}, True)])
+def test_what_the_flows_of_dis_depend_on(flow, same):
+    assert (relevant.flow_key(changed(DIS, flow={"backend": "dis", **flow})) == relevant.flow_key(DIS)) == same
+
+
+def test_a_key_is_the_backend_and_six_hex_digits():
+    assert relevant.flow_key(DIS).startswith("dis-")
+    assert len(relevant.flow_key(DIS)) == len("dis-") + 6
+
+
+@pytest.mark.parametrize(
+    ("part", "same"),
+    [
+        ({"matches": {"per_pair": 5}}, False),
+        ({"features": {"backend": "none"}}, False),
+        ({"flow": {"iterations": 3}}, False),
+        ({"flow": {"batch": 3}}, True),
+        ({"readout": {"occlusion_depth": 0.5}}, True),
+        ({"optimize": {"steps": 7}}, True),
+    ],
+)
+def test_what_matches_depend_on(part, same):
+    cpu = load_preset("cpu")
+    assert (relevant.matches_key(changed(cpu, **part)) == relevant.matches_key(cpu)) == same
+
+
+@pytest.mark.parametrize(
+    ("part", "same"),
+    [
+        ({"optimize": {"steps": 7}}, False),
+        ({"optimize": {"losses": {"depth": 0.7}}}, False),
+        ({"model": {"blocks": 2}}, False),
+        ({"optimize": {"checkpoint_seconds": 3}}, True),
+        ({"optimize": {"log_every": 3}}, True),
+        ({"readout": {"occlusion_depth": 0.5}}, True),
+    ],
+)
+def test_what_a_model_depends_on_besides_its_matches(part, same):
+    cpu = load_preset("cpu")
+    assert (relevant.optimize(changed(cpu, **part)) == relevant.optimize(cpu)) == same
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "same"),
+    [
+        ("chain", {"chain": {"cycle_threshold": 1}}, False),
+        ("chain", {"chain": {"intervals": [1, 2]}}, True),  # plain chaining knows gap 1 only
+        ("chain", {"features": {"backend": "none"}}, True),
+        ("chain-multi", {"chain": {"intervals": [1, 2]}}, False),
+        ("chain-multi", {"optimize": {"steps": 7}}, True),
+        ("cpu", {"readout": {"occlusion_depth": 0.5}}, False),
+        ("cpu", {"optimize": {"checkpoint_seconds": 3}}, True),
+    ],
+)
+def test_what_tracks_depend_on_besides_their_files(name, part, same):
+    assert (relevant.tracks(load_preset(name, {"all": part})) == relevant.tracks(load_preset(name))) == same
+
+
+@pytest.mark.parametrize("name", ["chain", "chain-multi", "cpu"])
+def test_parts_are_presets_of_the_same_kind(name):
+    preset = load_preset(name)
+    assert Preset.model_validate(relevant.tracks(preset)).tracker == preset.tracker
+    assert Preset.model_validate(relevant.optimize(preset)).optimize.steps == preset.optimize.steps
+
+
+def test_what_no_result_depends_on_reaches_the_jobs_another_way():
+    overrides = {"all": {"flow": {"batch": 5}}, "cpu": {"optimize": {"checkpoint_seconds": 3}}}
+    presets = {name: load_preset(name, overrides) for name in ("chain", "cpu")}
+    runtime = relevant.runtime(presets)
+    assert runtime["flow"] == {relevant.flow_key(presets["cpu"]): {"batch": 5}}
+    assert runtime["optimize"]["cpu"]["checkpoint_seconds"] == 3
