@@ -1,0 +1,236 @@
+"""The back-ends behind the protocol: known motions, sizes, repeatability, bounded cache."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from everypoint.config.options import FlowOptions
+from everypoint.correspond.base import flow_backend
+from everypoint.correspond.dis import DisBackend
+from everypoint.correspond.raft import RaftBackend, RaftSession, padding, resize_flow, resize_image
+from everypoint.correspond.resolution import flow_size
+from everypoint.errors import AssetError, ConfigError
+from tests.shared import ROOT
+from tests.unit.correspond.scenes import SHIFT, interior, shifted_texture
+from tests.unit.correspond.weights import random_network, things
+
+
+def medians(flow: np.ndarray) -> np.ndarray:
+    return np.median(interior(flow), axis=0)
+
+
+# --------------------------------------------------------------------------------------------------- protocol
+
+
+@pytest.mark.parametrize(("name", "kind"), [("dis", DisBackend), ("raft", RaftBackend)])
+def test_a_backend_is_found_by_name(name, kind):
+    assert isinstance(flow_backend(FlowOptions(backend=name), "cpu"), kind)
+
+
+@pytest.mark.parametrize("name", ["gmflow", "base", "../dis", ""])
+def test_an_unknown_backend_is_one_sentence(name):
+    options = FlowOptions.model_construct(**(FlowOptions().model_dump() | {"backend": name}))
+    with pytest.raises(ConfigError, match="flow back-end"):
+        flow_backend(options)
+
+
+def test_the_protocol_loads_no_heavy_package():
+    code = "import sys, everypoint.correspond.base, everypoint.correspond.pairs, everypoint.correspond.run; "
+    code += "sys.exit(any(name in sys.modules for name in ('torch', 'cv2')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+# ------------------------------------------------------------------------------------------------------ sizes
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "expected"),
+    [
+        ((480, 854), {}, (480, 854)),
+        ((480, 854), {"resolution": 240}, (240, 427)),
+        ((854, 480), {"resolution": 240}, (427, 240)),
+        ((256, 256), {"upsample_below": 512}, (512, 512)),
+        ((600, 800), {"upsample_below": 512}, (600, 800)),
+        ((256, 256), {"resolution": 384, "upsample_below": 512}, (384, 384)),
+        ((3, 1000), {"resolution": 1}, (1, 333)),
+    ],
+)
+def test_flow_size(size, options, expected):
+    assert flow_size(size, FlowOptions(**options)) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((480, 854), (1, 1, 0, 0)), ((128, 160), (0, 0, 0, 0)), ((60, 131), (2, 3, 34, 34)), ((1, 8), (60, 60, 63, 64))],
+)
+def test_padding_is_even_and_reaches_what_the_network_needs(size, expected):
+    left, right, top, bottom = padding(size)
+    assert (left, right, top, bottom) == expected
+    padded = size[0] + top + bottom, size[1] + left + right
+    assert all(side % 8 == 0 and side >= 128 for side in padded)
+    assert 0 <= right - left <= 1
+    assert 0 <= bottom - top <= 1
+
+
+def test_a_resized_flow_points_at_the_same_scene():
+    # A linear field survives a bilinear raster resize exactly, away from the border.
+    ys, xs = torch.meshgrid(torch.arange(12) + 0.5, torch.arange(20) + 0.5, indexing="ij")
+    flow = torch.stack([0.1 * xs + 1, -0.2 * ys + 0.05 * xs])[None]  # of frames of 12 x 20, in raster pixels
+    large = resize_flow(flow, (24, 60))[0]
+    ys, xs = torch.meshgrid(torch.arange(24) + 0.5, torch.arange(60) + 0.5, indexing="ij")
+    expected = torch.stack([3 * (0.1 * xs / 3 + 1), 2 * (-0.2 * ys / 2 + 0.05 * xs / 3)])
+    assert torch.allclose(large[:, 2:-2, 3:-3], expected[:, 2:-2, 3:-3], atol=1e-5)
+    assert resize_flow(flow, (12, 20)) is flow
+
+
+def test_a_resized_image_follows_the_raster_rule():
+    image = torch.tensor([[[0.0, 4.0, 8.0, 12.0]]])
+    assert torch.allclose(resize_image(image, (1, 8))[0, 0], torch.tensor([0.0, 1, 3, 5, 7, 9, 11, 12]))
+    assert resize_image(torch.rand(3, 64, 64), (16, 16)).std() < 0.12  # low-pass: noise averages out (0.29 before)
+
+
+# -------------------------------------------------------------------------------------------------------- DIS
+
+
+@pytest.mark.parametrize("quality", ["ultrafast", "fast", "medium"])
+def test_dis_finds_a_translation(quality):
+    session = DisBackend(FlowOptions(backend="dis", quality=quality)).open(shifted_texture(3, (96, 128)))
+    flows = session.flows(0, [1, 2])
+    assert flows.shape == (2, 96, 128, 2)
+    assert flows.dtype == np.float32
+    assert np.abs(medians(flows[0]) - SHIFT).max() < 0.2
+    assert np.abs(medians(flows[1]) - 2 * np.array(SHIFT)).max() < 0.3
+    assert np.abs(medians(session.flows(1, [0])[0]) + SHIFT).max() < 0.2
+
+
+@pytest.mark.parametrize("option", [{"resolution": 192}, {"upsample_below": 192}, {"resolution": 64}])
+def test_dis_at_another_resolution_gives_pixels_of_the_frame(option):
+    frames = shifted_texture(2, (96, 128))
+    flow = DisBackend(FlowOptions(backend="dis", **option)).open(frames).flows(0, [1])[0]
+    assert flow.shape == (96, 128, 2)
+    assert np.abs(medians(flow) - SHIFT).max() < 0.3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 9), (16, 40), (33, 8)])
+def test_dis_takes_small_frames(size):
+    flow = DisBackend(FlowOptions(backend="dis")).open(np.zeros((2, *size, 3), np.uint8)).flows(0, [1])
+    assert flow.shape == (1, *size, 2)
+    assert np.isfinite(flow).all()
+
+
+def test_dis_does_not_depend_on_threads_or_on_what_was_asked_before():
+    import cv2
+
+    frames = shifted_texture(3, (128, 160))
+    alone = DisBackend(FlowOptions(backend="dis")).open(frames).flows(0, [2])
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        session = DisBackend(FlowOptions(backend="dis")).open(frames)
+        session.flows(1, [0, 2])
+        assert np.array_equal(session.flows(0, [1, 2])[1:], alone)
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)
+
+
+def test_dis_reads_read_only_and_reversed_frames():
+    frames = shifted_texture(2, (64, 64))
+    frames.flags.writeable = False  # as when memory-mapped
+    DisBackend(FlowOptions(backend="dis")).open(frames[:, :, ::-1]).flows(0, [1])
+
+
+# ------------------------------------------------------------------------------------------------------- RAFT
+
+
+def raft_session(frames: np.ndarray, cache_bytes: int = 2**30, **options) -> RaftSession:
+    network, _ = random_network(small=True)
+    return RaftSession(network, frames, FlowOptions(iterations=2, **options), torch.device("cpu"), cache_bytes)
+
+
+def test_raft_encodes_each_frame_once():
+    frames = shifted_texture(4, (64, 72))
+    session = raft_session(frames)
+    for source in range(4):
+        session.flows(source, [j for j in range(4) if j != source])
+    assert session.encoded == 4
+
+
+def test_raft_with_a_small_cache_is_slower_and_equal():
+    frames = shifted_texture(4, (64, 72))
+    large, none = raft_session(frames), raft_session(frames, cache_bytes=0)
+    for source, targets in ((0, [1, 2, 3]), (2, [0, 1])):
+        assert np.array_equal(large.flows(source, targets), none.flows(source, targets))
+    assert none.encoded > large.encoded
+    assert len(none._cache) == 1
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_raft_result_depends_on_the_arguments_only(batch):
+    frames = shifted_texture(5, (64, 72))
+    fresh = raft_session(frames, batch=batch).flows(3, [0, 1, 2, 4])
+    used = raft_session(frames, batch=batch)
+    for source in (0, 1, 4):
+        used.flows(source, [2, 3])
+    assert np.array_equal(used.flows(3, [0, 1, 2, 4]), fresh)
+
+
+def test_raft_batches_agree():
+    frames = shifted_texture(4, (64, 72))
+    one, three = (raft_session(frames, batch=batch).flows(0, [1, 2, 3]) for batch in (1, 3))
+    assert np.abs(one - three).max() < 1e-3
+
+
+def test_raft_padding_is_taken_off_where_it_was_put_on():
+    # 126 x 150 pads to 128 x 152 by (1, 1, 1, 1); hand-padded frames need none, so both see the same pixels.
+    frames = shifted_texture(2, (126, 150))
+    padded = np.pad(frames, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    ours, whole = raft_session(frames).flows(0, [1])[0], raft_session(padded).flows(0, [1])[0]
+    assert ours.shape == (126, 150, 2)
+    assert np.array_equal(ours, whole[1:-1, 1:-1])
+
+
+def test_raft_without_targets_computes_nothing():
+    session = raft_session(shifted_texture(2, (64, 72)))
+    assert session.flows(0, []).shape == (0, 64, 72, 2)
+    assert session.encoded == 0
+
+
+def test_raft_reads_read_only_frames():
+    frames = shifted_texture(2, (64, 72))
+    frames.flags.writeable = False
+    assert np.isfinite(raft_session(frames).flows(0, [1])).all()
+
+
+def test_raft_weights_that_are_not_there_are_one_sentence(tmp_path):
+    with pytest.raises(AssetError, match="nowhere.pth"):
+        RaftBackend(FlowOptions(weights=str(tmp_path / "nowhere.pth"))).describe()
+
+
+@pytest.mark.parametrize("option", [{}, {"resolution": 160}, {"upsample_below": 160}])
+def test_published_raft_finds_a_translation(option):
+    backend = flow_backend(FlowOptions(weights=str(things()), iterations=6, **option))
+    flow = backend.open(shifted_texture(2, (128, 136))).flows(0, [1])[0]
+    assert np.abs(medians(flow) - SHIFT).max() < 0.1
+    assert (np.abs(interior(flow) - SHIFT).max(axis=1) < 0.3).mean() > 0.99
+
+
+def test_published_raft_on_frames_smaller_than_its_least_size():
+    backend = flow_backend(FlowOptions(weights=str(things()), iterations=6))
+    flow = backend.open(shifted_texture(2, (72, 80))).flows(0, [1])[0]
+    assert flow.shape == (72, 80, 2)
+    assert np.abs(medians(flow) - SHIFT).max() < 0.3
+
+
+def test_description_names_all_that_the_flows_depend_on():
+    base = FlowOptions(weights=str(things()))
+    described = flow_backend(base).describe()
+    for change in ({"iterations": 3}, {"resolution": 200}, {"upsample_below": 300}, {"batch": 2}):
+        assert flow_backend(base.model_copy(update=change)).describe() != described
+    for change in ({"shards": 3}, {"quality": "fast"}):
+        assert flow_backend(base.model_copy(update=change)).describe() == described
