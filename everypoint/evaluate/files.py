@@ -93,6 +93,11 @@ def load_prediction(
         raise InputError(f"{path} has no array 'tracks'", f"it has {', '.join(sorted(data)) or 'none'}")
     if "schema_version" in data:
         tracks = load_tracks(path)
+        if size is not None and size != tracks.frame_size:
+            raise InputError(
+                f"{path} belongs to frames of {tracks.frame_size[0]}x{tracks.frame_size[1]}",
+                cure="leave --size away",
+            )
         by_ids = any(str(name).startswith(("first-", "strided-")) for name in tracks.query_ids)
         if len(tracks.tracks) != frames:
             raise InputError(f"{path}: tracks have shape {tracks.tracks.shape}, the ground truth has {frames} frames")

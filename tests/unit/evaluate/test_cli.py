@@ -120,6 +120,7 @@ def test_our_own_tracks_and_annotations_npz(tmp_path, capsys):
         assert result["video"] == "bird"
         assert result["modes"][mode]["average_jaccard"] == 1
         assert result["protocol"]["original_size"] == [480, 854]
+    assert "leave --size away" in evaluate(capsys, *arguments, "--size", "256x256")[2]
 
 
 def test_a_folder_is_a_benchmark(tmp_path, truth, capsys):

@@ -121,6 +121,18 @@ def test_textures_tile_and_have_levels():
     assert coarse.std() < 0.85 * texture.sample(u, v, step).std()
 
 
+def test_levels_are_blended_without_a_jump():
+    texture = make_texture(5, 2.0, hue=0.4)
+    u, v = np.meshgrid(np.linspace(0, 1, 40, dtype=np.float32), np.linspace(0, 1, 40, dtype=np.float32))
+    texel = 2.0 / 1024
+    fine, coarse = texture.sample(u, v, texel), texture.sample(u, v, 2 * texel)
+    assert np.abs(fine - coarse).max() > 5
+    between = texture.sample(u, v, 2**0.25 * texel)
+    np.testing.assert_allclose(between, 0.75 * fine + 0.25 * coarse, atol=1e-2)
+    np.testing.assert_array_equal(texture.sample(u, v, texel / 3), fine)
+    assert np.isfinite(texture.sample(u, v, 1e9)).all()
+
+
 def test_a_texel_lies_where_it_should():
     """The colour of texel (i, j) is met at ((i + 0.5), (j + 0.5)) / density."""
     image = np.zeros((16, 16, 3), np.float32)
