@@ -32,16 +32,20 @@ def _spread(values: np.ndarray, least: float) -> np.ndarray:
 
 
 def _oklch_to_srgb(lightness: np.ndarray, chroma: np.ndarray, hue: np.ndarray) -> np.ndarray:
-    """OKLCh (hue in radians) to uint8 sRGB [N, 3]; out of gamut the chroma shrinks until it fits."""
+    """OKLCh (hue in radians) to uint8 sRGB [N, 3]; out of gamut, the largest chroma that fits (by bisection)."""
+    low, high = np.zeros_like(chroma), chroma
     for _ in range(12):
-        linear = _oklab_to_linear(lightness, chroma * np.cos(hue), chroma * np.sin(hue))
-        outside = ((linear < -1e-4) | (linear > 1 + 1e-4)).any(axis=-1)
-        if not outside.any():
-            break
-        chroma = np.where(outside, chroma * 0.93, chroma)
-    linear = np.clip(linear, 0, 1)
+        middle = (low + high) / 2
+        fits = _in_gamut(lightness, middle, hue)
+        low, high = np.where(fits, middle, low), np.where(fits, high, middle)
+    linear = np.clip(_oklab_to_linear(lightness, low * np.cos(hue), low * np.sin(hue)), 0, 1)
     srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     return np.round(255 * srgb).astype(np.uint8)
+
+
+def _in_gamut(lightness: np.ndarray, chroma: np.ndarray, hue: np.ndarray) -> np.ndarray:
+    linear = _oklab_to_linear(lightness, chroma * np.cos(hue), chroma * np.sin(hue))
+    return ((linear > -1e-4) & (linear < 1 + 1e-4)).all(axis=-1)
 
 
 def _oklab_to_linear(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -20,12 +20,12 @@ from everypoint.config.options import OverlayOptions
 from everypoint.errors import InputError
 from everypoint.report.camera import background_points, camera_path
 from everypoint.report.colours import choose_points, query_colours, subset
+from everypoint.report.stamps import RIM, draw_discs, draw_rings
 
-SHIFT = 4  # OpenCV draws at 1/16 px
+SHIFT = 4  # OpenCV draws lines at 1/16 px
 TRAIL_END = 0.1  # share of its strength that a trail has left at its end
 HISTORY = 96  # longest trail, in frames, of the trails video
-OCCLUDED_STRENGTH = 0.6
-RIM = (16, 16, 20)
+OCCLUDED_STRENGTH = 0.65
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def style_for(size: tuple[int, int], points: int) -> Style:
     diagonal = float(np.hypot(*size))
     spacing = np.sqrt(size[0] * size[1] / max(points, 1))
     radius = float(np.clip(0.16 * spacing, 0.0027 * diagonal, 0.0056 * diagonal))
-    return Style(max(radius, 1.2), max(0.3 * radius, 0.6), max(1, round(0.45 * radius)), max(0.3, diagonal / 2200))
+    return Style(max(radius, 1.8), max(0.3 * radius, 0.6), max(1, round(0.45 * radius)), max(0.3, diagonal / 2200))
 
 
 def draw_overlay(
@@ -196,7 +196,7 @@ class _Scene:
         raster = geometry.scale_raster(self.tracks.tracks, tracks.frame_size, self.size)
         self.xy = geometry.raster_to_index(raster).astype(np.float64)  # [T, N, 2]
         self.visible = self.tracks.visibility.astype(bool)
-        self.colours = query_colours(self.tracks.queries, tracks.frame_size).tolist()
+        self.colours = query_colours(self.tracks.queries, tracks.frame_size)  # uint8 [N, 3]
         self.style = style_for(self.size, len(self.colours))
 
     def camera(self, mask: np.ndarray | None) -> np.ndarray:
@@ -218,15 +218,15 @@ class _Scene:
         drawn = np.isfinite(where).all(axis=-1) & (where > -margin).all(axis=-1)
         drawn &= (where < np.array(self.size[::-1]) + margin).all(axis=-1)
         radius, rim = scale * self.style.radius, scale * self.style.rim
-        hidden = np.flatnonzero(drawn & ~self.visible[t])
-        if len(hidden):
-            rings = picture.copy()
-            for n in hidden:
-                draw_ring(rings, where[n], radius, self.colours[n])
-            picture = cv2.addWeighted(rings, OCCLUDED_STRENGTH, picture, 1 - OCCLUDED_STRENGTH, 0)
-        for n in np.flatnonzero(drawn & self.visible[t]):
-            draw_disc(picture, where[n], radius + rim, RIM)
-            draw_disc(picture, where[n], radius, self.colours[n])
+        for hidden in (True, False):  # visible points lie over occluded ones
+            index = np.flatnonzero(drawn & (self.visible[t] != hidden))
+            if not len(index):
+                continue
+            if hidden:
+                width = max(1.0, 0.4 * radius)
+                draw_rings(picture, where[index], self.colours[index], max(radius, 2.2), width, OCCLUDED_STRENGTH)
+            else:
+                draw_discs(picture, where[index], self.colours[index], radius, rim)
         return picture
 
     def extend(self, canvas: _TrailCanvas, t: int, camera: np.ndarray) -> None:
@@ -246,9 +246,9 @@ class _Scene:
     def _segments(
         self, drawn: np.ndarray, start: np.ndarray, end: np.ndarray, index: np.ndarray, strength: float
     ) -> None:
-        starts, ends = _fixed(start), _fixed(end)
+        starts, ends, colours = _fixed(start), _fixed(end), self.colours.tolist()
         for n in index:
-            colour = [strength * value for value in (*self.colours[n], 255)]
+            colour = [strength * value for value in (*colours[n], 255)]
             cv2.line(drawn, starts[n], ends[n], colour, self.style.line, cv2.LINE_AA, SHIFT)
 
     def label(self, picture: np.ndarray, t: int) -> np.ndarray:
@@ -264,21 +264,7 @@ class _Scene:
         return picture
 
 
-def draw_disc(picture: np.ndarray, centre: np.ndarray, radius: float, colour: tuple[int, ...] | list[int]) -> None:
-    """A filled anti-aliased disc at a sub-pixel index position (x, y)."""
-    cv2.circle(picture, _point(centre), round(radius * (1 << SHIFT)), colour, -1, cv2.LINE_AA, SHIFT)
-
-
-def draw_ring(picture: np.ndarray, centre: np.ndarray, radius: float, colour: tuple[int, ...] | list[int]) -> None:
-    """A hollow anti-aliased ring at a sub-pixel index position (x, y)."""
-    thickness = 1 if radius < 5 else 2
-    cv2.circle(picture, _point(centre), round(radius * (1 << SHIFT)), colour, thickness, cv2.LINE_AA, SHIFT)
-
-
-def _point(xy: np.ndarray) -> tuple[int, int]:
-    return round(float(xy[0]) * (1 << SHIFT)), round(float(xy[1]) * (1 << SHIFT))
-
-
 def _fixed(xy: np.ndarray) -> list[tuple[int, int]]:
-    """Positions [N, 2] as OpenCV's fixed point; points that are not finite become zero."""
-    return [tuple(row) for row in np.round(np.nan_to_num(xy) * (1 << SHIFT)).astype(int).clip(-(2**24), 2**24).tolist()]
+    """Positions [N, 2] as OpenCV's fixed point; points that are not finite or far away end at some place of no use."""
+    near = np.clip(np.nan_to_num(xy), -(2**20), 2**20)
+    return [tuple(row) for row in np.round(near * (1 << SHIFT)).astype(int).tolist()]

@@ -86,5 +86,9 @@ def _number(value: object) -> str:
 
 
 def spreadsheet_safe(text: str) -> str:
-    """Text for a cell: what a spreadsheet would run as a formula gets an apostrophe in front."""
-    return "'" + text if text.lstrip(" ")[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") else text
+    """Text for a cell: what a spreadsheet would run as a formula gets an apostrophe in front.
+
+    Carriage returns and NUL become blanks: the csv module does not quote them, so they would end the row.
+    """
+    formula = text.lstrip(" ")[:1] in ("=", "+", "-", "@", "\t", "\r", "\n")
+    return ("'" if formula else "") + text.replace("\r", " ").replace("\0", " ")
