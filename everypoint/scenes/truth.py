@@ -92,8 +92,8 @@ def annotations(scene: Scene, n_points: int, seed: int = 0) -> tuple[np.ndarray,
     """Annotated tracks in TAP-Vid's layout: points float32 [N, T, 2] normalised raster, occluded bool [N, T].
 
     Points are drawn at random frames, in equal shares from every object that is seen at least somewhere, away from
-    outlines by 1.5 pixels in the frame they are drawn in; points of an object that shows few are repeated. Positions are
-    exact also where occluded.
+    outlines by 1.5 pixels in the frame they are drawn in; points of an object that shows few are repeated. Positions
+    are exact also where occluded.
     """
     queries = sample_points(scene, n_points, seed)
     tracks, visible = ground_truth(scene, queries)
