@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from everypoint.config.options import FramesOptions
 from everypoint.errors import InputError
 from everypoint.video.ffmpeg import check_pixels, over_black
+from everypoint.video.image_header import image_size
 from everypoint.video.paths import shown
 
 
@@ -29,8 +27,10 @@ def decode_raw(data: bytes, name: str) -> np.ndarray:
 
     Raises :class:`InputError` for anything that is not a whole image of at most 65 million pixels.
     """
-    width, height = _header_size(data, name)
-    check_pixels(name, height, width)
+    size = image_size(data)
+    if size is None:
+        raise InputError(f"{name} is not a readable image", cure="repair or remove it")
+    check_pixels(name, *size)
     jpeg = data[:2] == b"\xff\xd8"
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR if jpeg else cv2.IMREAD_UNCHANGED)
@@ -60,19 +60,6 @@ def to_rgb8(image: np.ndarray) -> np.ndarray:
 def decode_image(data: bytes, name: str) -> np.ndarray:
     """uint8 [H, W, 3] RGB of an encoded image."""
     return to_rgb8(decode_raw(data, name))
-
-
-def _header_size(data: bytes, name: str) -> tuple[int, int]:
-    """(W, H) from the header alone, so that a bomb is refused before it is decoded."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                return image.size
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name} is refused", "it has far too many pixels", "scale it down or remove it") from error
-    except Exception as error:  # Pillow's readers raise many kinds on damaged headers
-        raise InputError(f"{name} is not a readable image", cure="repair or remove it") from error
 
 
 def working_size(height: int, width: int, options: FramesOptions) -> tuple[int, int]:
