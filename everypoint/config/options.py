@@ -128,13 +128,23 @@ class MatchOptions(Options):
 
 
 class ChainOptions(Options):
-    """Trackers made of flows alone."""
+    """Trackers made of flows alone, and the flow evidence that refines an optimised model."""
 
     cycle_threshold: PositiveFloat = Field(
-        3.0, description="chain: occluded once the forward-backward error exceeds this."
+        3.0, description="A step whose forward-backward error exceeds this many pixels says occluded."
     )
-    intervals: tuple[PositiveInt, ...] = Field((1,), description="Gaps that a chain may use; (1,) is plain chaining.")
-    direct: bool = Field(True, description="chain-multi: also the direct flow from the query frame, where computed.")
+    intervals: tuple[PositiveInt, ...] = Field(
+        (1, 2, 4, 8, 16, 32), description="chain-multi: gaps of the flows that a track may use."
+    )
+    direct: bool = Field(True, description="chain-multi: also the flow from the query's own frame, where computed.")
+    step_cost: PositiveFloat = Field(0.1, description="chain-multi: cost of any step; prefers few long steps.")
+    occlusion_cost: PositiveFloat = Field(5.0, description="chain-multi: cost of a step whose check fails.")
+    appearance_cost: Annotated[float, Field(ge=0)] = Field(
+        0.5, description="chain-multi: cost of looking unlike the query (times 1 - cosine)."
+    )
+    appearance_threshold: float = Field(
+        0.2, description="chain-multi: a point less like its query than this is occluded."
+    )
 
 
 class ModelOptions(Options):
@@ -149,21 +159,28 @@ class ModelOptions(Options):
     time_channels: PositiveInt = Field(16, description="Features a time grid.")
     time_factors: tuple[PositiveInt, ...] = Field((1, 5, 13), description="Nodes of the time grids, times T / 20.")
     depth_scale: PositiveFloat = Field(0.125, description="Size of the depth maps relative to the frame.")
+    motion_depth: Annotated[float, Field(ge=0)] = Field(
+        0.5, description="Initial depth difference of what moves against the camera; 0 starts flat."
+    )
 
 
 class SamplerOptions(Options):
-    """How matches are drawn in a step (on the device, by seed and step alone)."""
+    """How matches are drawn in a step: on the device, by (seed, step) alone, with replacement."""
 
     batch: PositiveInt = Field(4096, description="Matches a step.")
     adjacent_share: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.25, description="Share of draws that fall on gap-1 pairs; the rest follows the pairs' valid counts."
+        0.2, description="Share of draws that fall on pairs of neighbouring frames."
+    )
+    motion_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.4, description="Share of draws in proportion to the motion that differs from the camera's (clipped)."
     )
     hard_share: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.25, description="Share of draws in proportion to the accumulated, clipped error of the matches."
+        0.0, description="Share of draws in proportion to the accumulated error of the matches (clipped)."
     )
-    hard_clip: Annotated[float, Field(gt=0, le=1)] = Field(
+    hard_quantile: Annotated[float, Field(gt=0, le=1)] = Field(
         0.9, description="Errors above this quantile count as this quantile: the worst matches are wrong ones."
     )
+    refresh: PositiveInt = Field(100, description="Steps between updates of the error-weighted table.")
 
 
 class LossOptions(Options):
@@ -187,6 +204,7 @@ class OptimizeOptions(Options):
     )
     learning_rate: PositiveFloat = Field(3e-3, description="Adam's rate for the bijection.")
     depth_learning_rate: PositiveFloat = Field(5e-3, description="Adam's rate for the depth maps.")
+    camera_learning_rate: Annotated[float, Field(ge=0)] = Field(1e-4, description="Adam's rate for the camera maps.")
     warmup: Annotated[int, Field(ge=0)] = Field(50, description="Steps of linear warm-up.")
     final_rate: Annotated[float, Field(ge=0, le=1)] = Field(
         0.02, description="Last rate as a share of the first (cosine)."
@@ -209,6 +227,14 @@ class ReadoutOptions(Options):
     )
     occlusion_depth: PositiveFloat = Field(
         0.1, description="Model alone: occluded when this much (normalised depth) behind the depth map."
+    )
+    refine_rounds: Annotated[int, Field(ge=0)] = Field(2, description="Fused: rounds of refinement by the flows.")
+    agreement: PositiveFloat = Field(3.0, description="Fused: distance in pixels within which evidence agrees.")
+    recover_support: PositiveInt = Field(
+        1, description="Fused: agreeing arrivals that make a frame visible which the chain called occluded."
+    )
+    recover_error: PositiveFloat = Field(
+        5.0, description="Fused: largest forward-backward error of an arrival that counts."
     )
 
 

@@ -1,0 +1,125 @@
+"""The motion model of one video: camera map, bijection and optimisable depth; one 3-D point a pixel, no field."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from everypoint.artifacts import atomic
+from everypoint.config.options import ModelOptions
+from everypoint.errors import ArtifactError
+from everypoint.models.bijection import Bijection
+from everypoint.models.depth import DepthGrid
+
+
+class Transported(NamedTuple):
+    """Where points of frame i lie in frame j."""
+
+    xy: Tensor  # [N, 2] index coordinates in frame j
+    z: Tensor  # [N] depth in frame j, normalised units, larger is farther
+
+
+class MotionModel(nn.Module):
+    """Maps pixels between any two frames through a canonical space (orthographic local spaces).
+
+    A pixel of frame t is mapped by the frame's affine ``camera`` map into the video's common plane (scaled so that all
+    frames lie in [-1, 1]^2), gets the depth of its frame's depth map, and goes through the bijection. Every part is
+    inverted exactly.
+
+    Args:
+        frames: number of frames T.
+        frame_size: (H, W) of the working frames.
+        options: the architecture.
+        seed: of the initial values.
+    """
+
+    def __init__(self, frames: int, frame_size: tuple[int, int], options: ModelOptions, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.frames, self.frame_size, self.options = frames, frame_size, options
+        self.bijection = Bijection(
+            frames,
+            blocks=options.blocks,
+            coupling=options.coupling,
+            resolutions=options.plane_resolutions,
+            channels=options.plane_channels,
+            time_channels=options.time_channels,
+            time_factors=options.time_factors,
+            generator=generator,
+        )
+        height, width = (max(2, round(side * options.depth_scale)) for side in frame_size)
+        self.depth = DepthGrid(frames, (height, width), frame_size)
+        self.camera = nn.Parameter(torch.empty(frames, 2, 3))
+        self.set_camera(np.repeat(np.eye(3)[None, :2], frames, axis=0))
+
+    def set_camera(self, affine: np.ndarray) -> None:
+        """Set the camera maps from affine maps [T, 2, 3] of index coordinates into any common plane."""
+        height, width = self.frame_size
+        corners = np.array([[0, 0, 1], [width - 1, 0, 1], [0, height - 1, 1], [width - 1, height - 1, 1]], float)
+        spread = np.einsum("tab,cb->tca", affine, corners).reshape(-1, 2)
+        low, high = spread.min(0), spread.max(0)
+        half = max(float((high - low).max()) / 2, 1.0)
+        scaled = affine / half
+        scaled[:, :, 2] -= (low + high) / 2 / half
+        with torch.no_grad():
+            self.camera.copy_(torch.from_numpy(scaled))
+
+    def set_depth(self, maps: np.ndarray) -> None:
+        """Set the depth maps [T, h, w] (normalised units, larger is farther)."""
+        with torch.no_grad():
+            self.depth.map.copy_(torch.from_numpy(maps.reshape(-1, 1)))
+
+    def lift(self, xy: Tensor, frame: Tensor) -> Tensor:
+        """Index points [N, 2] of frames [N] as local 3-D points [N, 3] on the depth map."""
+        camera = self.camera.index_select(0, frame)  # [N, 2, 3]
+        plane = (camera[:, :, :2] * xy[:, None]).sum(-1) + camera[:, :, 2]
+        return torch.cat([plane, self.depth(xy, frame)[:, None]], -1)
+
+    def canonical(self, xy: Tensor, frame: Tensor, parts: list[Tensor]) -> Tensor:
+        """Canonical points [N, 3] of index points [N, 2] of frames [N]; ``parts`` from bijection.time_parts()."""
+        return self.bijection.canonical(self.lift(xy, frame), frame, parts)
+
+    def project(self, canonical: Tensor, frame: Tensor, parts: list[Tensor]) -> Transported:
+        """Canonical points [N, 3] in frames [N]."""
+        local = self.bijection.local(canonical, frame, parts)
+        camera = self.camera.index_select(0, frame)
+        (a, b, _), (c, d, _) = (row.unbind(-1) for row in camera.unbind(1))
+        x, y = (local[:, :2] - camera[:, :, 2]).unbind(-1)
+        determinant = a * d - b * c
+        xy = torch.stack([(d * x - b * y) / determinant, (a * y - c * x) / determinant], -1)
+        return Transported(xy, local[:, 2])
+
+    def transport(self, xy: Tensor, i: Tensor, j: Tensor, parts: list[Tensor] | None = None) -> Transported:
+        """Carry index points [N, 2] from frames i [N] to frames j [N]."""
+        parts = self.bijection.time_parts() if parts is None else parts
+        return self.project(self.canonical(xy, i, parts), j, parts)
+
+
+def save_model(path: str | os.PathLike[str], model: MotionModel) -> None:
+    """Write a model with all that is needed to build it again."""
+    content: dict[str, Any] = {
+        "schema_version": 1,
+        "frames": model.frames,
+        "frame_size": list(model.frame_size),
+        "options": model.options.model_dump(mode="json"),
+        "state": {name: value.detach().cpu() for name, value in model.state_dict().items()},
+    }
+    atomic.write_with(path, lambda file: torch.save(content, file))
+
+
+def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> MotionModel:
+    """Read a model; raises :class:`ArtifactError` when the file is missing, damaged or of another kind."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        options = ModelOptions.model_validate(content["options"])
+        model = MotionModel(content["frames"], tuple(content["frame_size"]), options, seed=0)
+        model.load_state_dict(content["state"])
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} is missing", cure="run the workflow again") from error
+    except Exception as error:  # torch raises many kinds for a damaged or foreign file
+        raise ArtifactError(f"{path} is not a motion model", str(error), "delete it and run again") from error
+    return model.to(device).requires_grad_(False).eval()

@@ -1,0 +1,188 @@
+"""The training loop: one video, one model, every step by (seed, step) alone.
+
+Everything that the next step depends on is in the checkpoint, so a run that was killed and resumed ends in the same
+model, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everypoint.config.options import OptimizeOptions
+from everypoint.errors import TrainingError
+from everypoint.models.motion import MotionModel
+from everypoint.optimize import losses
+from everypoint.optimize.checkpoint import Checkpoints
+from everypoint.optimize.progress import Progress
+from everypoint.optimize.sampler import Batch, MatchSampler
+from everypoint.optimize.schedule import rate
+
+logger = logging.getLogger(__name__)
+EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL: stopped by a signal, the checkpoint is written, start me again
+HELD_OUT_BATCH = 8192
+
+
+class Trainer:
+    """Model, optimiser and sampler of one run, with their common state."""
+
+    def __init__(self, model: MotionModel, sampler: MatchSampler, options: OptimizeOptions) -> None:
+        self.model, self.sampler, self.options = model, sampler, options
+        groups = [
+            {"params": list(model.bijection.parameters()), "lr": options.learning_rate},
+            {"params": list(model.depth.parameters()), "lr": options.depth_learning_rate},
+            {"params": [model.camera], "lr": options.camera_learning_rate},
+        ]
+        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        """One optimiser step; returns detached scalars (still on the device)."""
+        for group, base in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = base * rate(step, self.options.steps, self.options.warmup, self.options.final_rate)
+        batch = self.sampler.draw(step)
+        terms, error = self.terms(batch)
+        loss = torch.stack(list(terms.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.sampler.note_errors(batch.rows, error, step)
+        return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+
+    def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Weighted loss terms (scalars) and the error [B] in px of a batch."""
+        weights = self.options.losses
+        moved = self.model.transport(batch.xy_i, batch.i, batch.j)
+        distance = losses.robust_distance(moved.xy, batch.xy_j, weights.flow_scale)
+        terms = {"flow": weights.flow * distance.mean()}
+        if weights.depth or weights.occlusion:
+            stored = self.model.depth(batch.xy_j, batch.j)
+            terms["depth"] = weights.depth * losses.depth_agreement(moved.z, stored, batch.occluded).mean()
+            behind = losses.occlusion_order(moved.z, stored, batch.occluded, weights.occlusion_margin)
+            terms["occlusion"] = weights.occlusion * behind.mean()
+        return terms, (moved.xy - batch.xy_j).detach().norm(dim=-1)
+
+    @torch.no_grad()
+    def held_out_error(self) -> float:
+        """Median error in px over (a fixed sample of) the matches that are never trained on; NaN without any."""
+        rows = self.sampler.held_out
+        if not len(rows):
+            return float("nan")
+        rows = rows[:: max(1, len(rows) // HELD_OUT_BATCH)]
+        return float(self.terms(self.sampler.gather(rows))[1].median())
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sampler": self.sampler.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.sampler.load_state(state["sampler"])
+
+
+def train(trainer: Trainer, checkpoints: Checkpoints, progress: Progress) -> None:
+    """Run (or go on with) all planned steps.
+
+    Raises :class:`TrainingError` when the loss is not finite (the last good checkpoint stays), and SystemExit with
+    ``EXIT_TRY_AGAIN`` after SIGTERM or SIGUSR1, once a checkpoint is written.
+    """
+    options = trainer.options
+    done, sums, rows = _resume(trainer, checkpoints)
+    progress.start(done, rows)
+    spent = _seconds(rows)
+    started = saved = time.monotonic()
+    with _stop_signals() as stop:
+        for step in range(done, options.steps):
+            _add(sums, trainer.step(step))
+            last, out_of_time = step + 1 == options.steps, False
+            logged = (step + 1) % options.log_every == 0 or last
+            if logged:
+                progress.row(_row(trainer, sums, step, spent + time.monotonic() - started))
+                sums = {}
+                out_of_time = options.max_seconds is not None and _seconds(progress.rows) >= options.max_seconds
+            if stop.asked or (logged and time.monotonic() - saved > options.checkpoint_seconds):
+                checkpoints.save(step + 1, {**trainer.state(), "sums": sums, "rows": progress.rows})
+                progress.flush()
+                saved = time.monotonic()
+            if stop.asked and not last:
+                progress.close()
+                raise SystemExit(EXIT_TRY_AGAIN)
+            if out_of_time:
+                break
+    progress.close()
+
+
+def _seconds(rows: list[dict[str, Any]]) -> float:
+    """Seconds of training so far, over all tries."""
+    return rows[-1]["seconds"] if rows else 0.0
+
+
+def _resume(trainer: Trainer, checkpoints: Checkpoints) -> tuple[int, dict[str, Tensor], list[dict[str, Any]]]:
+    """Steps done, sums since the last row, rows; from the newest checkpoint if there is one."""
+    state = checkpoints.load()
+    if state is None:
+        return 0, {}, []
+    trainer.load_state(state)
+    logger.info("resumed after step %d of %d", state["step"], trainer.options.steps)
+    return (
+        state["step"],
+        {name: value.to(trainer.sampler.device) for name, value in state["sums"].items()},
+        state["rows"],
+    )
+
+
+def _add(sums: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    """Accumulate scalars on the device: no synchronisation in the step."""
+    for name, value in values.items():
+        sums[name] = sums[name] + value if name in sums else value
+
+
+def _row(trainer: Trainer, sums: dict[str, Tensor], step: int, seconds: float) -> dict[str, Any]:
+    """One row of train.jsonl: means since the last row. The only place where the host waits for the device."""
+    count = step % trainer.options.log_every + 1
+    row: dict[str, Any] = {"step": step + 1, "seconds": round(seconds, 3)}
+    row.update({name: float(value) / count for name, value in sums.items()})
+    if not math.isfinite(row["loss"]):
+        raise TrainingError(
+            f"the loss is not a finite number around step {step + 1}",
+            "the optimisation diverged",
+            "lower optimize.learning_rate; the last good checkpoint is kept",
+        )
+    row["error"] = trainer.held_out_error()
+    row["learning_rate"] = trainer.optimizer.param_groups[0]["lr"]
+    return row
+
+
+class _Stop:
+    asked = False
+
+
+@contextmanager
+def _stop_signals() -> Iterator[_Stop]:
+    """Let SIGTERM and SIGUSR1 ask for a stop; the handlers before are put back."""
+    stop = _Stop()
+
+    def ask(*_: object) -> None:
+        stop.asked = True
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    except ValueError:  # not in the main thread: signals are somebody else's
+        before = {}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,75 @@
+"""Optimise the motion model of one video: from the matches table to ``model.pt`` and ``train.jsonl``."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from everypoint import __version__
+from everypoint.artifacts.folder import fingerprint_of, sha256_of
+from everypoint.artifacts.matches import Matches, load_matches
+from everypoint.artifacts.video import load_meta
+from everypoint.config.options import Preset
+from everypoint.errors import InputError
+from everypoint.models.motion import MotionModel, save_model
+from everypoint.optimize.checkpoint import Checkpoints
+from everypoint.optimize.loop import Trainer, train
+from everypoint.optimize.progress import Progress
+from everypoint.optimize.sampler import MatchSampler
+from everypoint.optimize.warmstart import depth_from_motion, warm_start
+
+logger = logging.getLogger(__name__)
+LEAST_MATCHES = 64
+
+
+def optimize(
+    matches_path: Path, frames_folder: Path, preset: Preset, out_folder: Path, device: torch.device, seed: int
+) -> None:
+    """Write ``model.pt``, ``train.jsonl`` and ``events/`` into ``out_folder``; go on where a killed run stopped.
+
+    Raises :class:`InputError` when the video has too few matches, :class:`TrainingError` when the loss diverges.
+    """
+    meta = load_meta(frames_folder)
+    matches = load_matches(matches_path)
+    if len(matches) < LEAST_MATCHES:
+        raise InputError(
+            f"video {meta.name} has only {len(matches)} matches",
+            "the flows are hardly consistent (a static, blank or very fast video?)",
+            "look at filter.json, or raise matches.cycle_threshold",
+        )
+    fingerprint = fingerprint_of(
+        {
+            "matches": sha256_of(matches_path),
+            "model": preset.model.model_dump(mode="json"),
+            "optimize": preset.optimize.model_dump(mode="json", exclude={"checkpoint_seconds", "tensorboard"}),
+            "seed": seed,
+            "version": __version__,
+        }
+    )
+    trainer = prepare(matches, preset, device, seed)
+    checkpoints = Checkpoints(out_folder / "checkpoints", fingerprint)
+    progress = Progress(out_folder, preset.optimize.steps, tensorboard=preset.optimize.tensorboard, title=meta.name)
+    train(trainer, checkpoints, progress)
+    save_model(out_folder / "model.pt", trainer.model)
+    checkpoints.clear()
+
+
+def prepare(matches: Matches, preset: Preset, device: torch.device | str, seed: int) -> Trainer:
+    """Model with its warm start, sampler and optimiser of one video, ready for step 0."""
+    start = warm_start(matches)
+    model = MotionModel(matches.frames, matches.size, preset.model, seed)
+    model.set_camera(start.affine)
+    if preset.model.motion_depth:
+        maps = depth_from_motion(matches, start.residual, model.depth.size, preset.model.motion_depth)
+        model.set_depth(maps)
+    sampler = MatchSampler(
+        matches,
+        preset.optimize.sampler,
+        motion=start.residual,
+        holdout=preset.optimize.holdout,
+        seed=seed,
+        device=device,
+    )
+    return Trainer(model.to(device), sampler, preset.optimize)

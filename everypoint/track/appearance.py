@@ -1,0 +1,45 @@
+"""How alike a point looks in two frames: cosine similarity of per-frame features."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class Appearance:
+    """Compares points with their queries' own features. Without features it says nothing (None).
+
+    Args:
+        features: float16 [T, h, w, C] covering the frames, or None.
+        frame_size: (H, W) of the frames.
+        queries: [N, 3] (t, x, y index).
+    """
+
+    def __init__(self, features: np.ndarray | None, frame_size: tuple[int, int], queries: np.ndarray) -> None:
+        self._features, self._frame_size = features, frame_size
+        if features is None:
+            return
+        self._own = np.zeros((len(queries), features.shape[-1]), np.float32)
+        for t in np.unique(queries[:, 0].astype(int)):
+            rows = np.flatnonzero(queries[:, 0].astype(int) == t)
+            self._own[rows] = self._at(t, queries[rows, 1:])
+
+    def similarity(self, rows: np.ndarray, xy: np.ndarray, t: int) -> np.ndarray | None:
+        """Cosine similarity [n] of index points ``xy`` [n, 2] in frame t with the queries ``rows`` [n]."""
+        if self._features is None:
+            return None
+        return (self._own[rows] * self._at(t, xy)).sum(-1)
+
+    def _at(self, t: int, xy: np.ndarray) -> np.ndarray:
+        """Unit features [n, C] at index points of a frame (cells tile the frame; bilinear; edges extended)."""
+        field = self._features[t]
+        h, w = field.shape[:2]
+        height, width = self._frame_size
+        x = np.clip((xy[:, 0] + 0.5) * w / width - 0.5, 0, w - 1)
+        y = np.clip((xy[:, 1] + 0.5) * h / height - 0.5, 0, h - 1)
+        x0, y0 = np.floor(x).astype(int), np.floor(y).astype(int)
+        x1, y1 = np.minimum(x0 + 1, w - 1), np.minimum(y0 + 1, h - 1)
+        fx, fy = (x - x0)[:, None], (y - y0)[:, None]
+        corners = [field[y0, x0], field[y0, x1], field[y1, x0], field[y1, x1]]
+        v00, v01, v10, v11 = (corner.astype(np.float32) for corner in corners)
+        value = (v00 * (1 - fx) + v01 * fx) * (1 - fy) + (v10 * (1 - fx) + v11 * fx) * fy
+        return value / np.maximum(np.linalg.norm(value, axis=-1, keepdims=True), 1e-6)

@@ -1,0 +1,67 @@
+"""From a preset and its inputs to tracks: which tracker runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from everypoint.artifacts.flows import FlowStore
+from everypoint.config.options import Preset
+from everypoint.errors import ArtifactError
+from everypoint.track.base import TrackArrays
+from everypoint.track.chain import chain_tracks
+from everypoint.track.multi import chain_multi_tracks
+
+if TYPE_CHECKING:
+    import torch
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class TrackInputs:
+    """What the stages before have made of one video; None where the preset does not need it."""
+
+    frames: np.ndarray  # uint8 [T, H, W, 3]
+    flows: FlowStore | None = None
+    features: np.ndarray | None = None  # float16 [T, h, w, C]
+    matches: Path | None = None
+    model: Path | None = None
+
+
+def track(
+    preset: Preset, queries: np.ndarray, inputs: TrackInputs, device: torch.device | str, seed: int
+) -> TrackArrays:
+    """Track queries [N, 3] (t, x, y index coordinates of the working frame) with the preset's tracker.
+
+    Raises :class:`ArtifactError` when an input that the preset needs is missing.
+    """
+    frames = len(inputs.frames)
+    if preset.tracker == "chain":
+        return chain_tracks(_needed(inputs.flows, "flows"), queries, frames, preset.chain)
+    if preset.tracker == "chain-multi":
+        return chain_multi_tracks(_needed(inputs.flows, "flows"), queries, frames, preset.chain, inputs.features)
+    return _optimized(preset, queries, inputs, device)
+
+
+def _optimized(preset: Preset, queries: np.ndarray, inputs: TrackInputs, device: torch.device | str) -> TrackArrays:
+    from everypoint.models.motion import load_model  # torch is needed for models only
+    from everypoint.track.fuse import fuse
+    from everypoint.track.model import model_tracks
+
+    model = load_model(_needed(inputs.model, "the optimised model"), device)
+    proposal = model_tracks(model, queries, preset.readout.occlusion_depth)
+    if not preset.readout.fuse:
+        return proposal
+    flows = _needed(inputs.flows, "flows")
+    evidence = chain_multi_tracks(flows, queries, len(inputs.frames), preset.chain, inputs.features)
+    return fuse(evidence, proposal, flows, queries, preset.chain, preset.readout)
+
+
+def _needed(value: Value | None, name: str) -> Value:
+    if value is None:
+        raise ArtifactError(f"{name} are missing for this preset", cure="run the workflow again")
+    return value

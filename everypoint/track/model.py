@@ -1,0 +1,39 @@
+"""Tracks read out of an optimised motion model alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from everypoint.geometry import inside_index
+from everypoint.models.motion import MotionModel
+from everypoint.track.base import TrackArrays, empty_tracks
+
+POINTS_AT_ONCE = 65536  # queries times 1 frame in one pass; bounds the memory whatever the number of queries
+
+
+@torch.no_grad()
+def model_tracks(model: MotionModel, queries: np.ndarray, occlusion_depth: float) -> TrackArrays:
+    """Carry queries [N, 3] (t, x, y index) into every frame of the model.
+
+    A point is occluded when it lies more than ``occlusion_depth`` (normalised depth) behind the depth map of the frame,
+    or outside of it. Every query's canonical point is computed once.
+    """
+    device = model.camera.device
+    out = empty_tracks(model.frames, queries)
+    parts = model.bijection.time_parts()
+    for first in range(0, len(queries), POINTS_AT_ONCE):
+        rows = slice(first, first + POINTS_AT_ONCE)
+        frame = torch.from_numpy(queries[rows, 0].astype(np.int64)).to(device)
+        xy = torch.from_numpy(queries[rows, 1:].astype(np.float32)).to(device)
+        canonical = model.canonical(xy, frame, parts)
+        for t in range(model.frames):
+            target = torch.full_like(frame, t)
+            there = model.project(canonical, target, parts)
+            behind = there.z - model.depth(there.xy, target)
+            position = there.xy.cpu().numpy()
+            out.tracks[t, rows] = position
+            out.visible[t, rows] = (behind < occlusion_depth).cpu().numpy() & inside_index(position, *model.frame_size)
+            out.confidence[t, rows] = torch.sigmoid(4 * (1 - behind / occlusion_depth)).cpu().numpy()
+    out.confidence[~out.visible] *= 0.5
+    return out

@@ -1,0 +1,113 @@
+"""``chain-multi``: for every query and frame the best chain over several intervals, with occlusion from its evidence.
+
+At frame t a point can arrive from any earlier frame s of its own track with a flow s -> t. Each arrival has a cost: the
+cost of the track at s, plus a constant, plus the squared forward-backward error of the flow there. The cheapest arrival
+whose check holds is taken; where none holds the point is occluded and keeps the cheapest arrival's position, at a
+penalty, so that later frames prefer flows that jump over the occlusion. The idea is MFT's (Neoral et al., WACV 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from everypoint.artifacts.flows import FlowStore
+from everypoint.config.options import ChainOptions
+from everypoint.geometry import inside_index
+from everypoint.track.appearance import Appearance
+from everypoint.track.base import TrackArrays, empty_tracks
+from everypoint.track.chain import step
+
+LARGEST_ERROR = 20.0  # px at which the cost of one step saturates
+
+
+class Arrival(NamedTuple):
+    """Points that could arrive in one frame from one earlier frame."""
+
+    rows: np.ndarray  # int [n], queries
+    xy: np.ndarray  # float32 [n, 2]
+    cost: np.ndarray  # float32 [n]
+    holds: np.ndarray  # bool [n], the evidence says visible
+    error: np.ndarray  # float32 [n], forward-backward error in px
+
+
+def chain_multi_tracks(
+    store: FlowStore, queries: np.ndarray, frames: int, options: ChainOptions, features: np.ndarray | None = None
+) -> TrackArrays:
+    """Track queries [N, 3] (t, x, y index) through ``frames`` frames, forwards and backwards in time.
+
+    Args:
+        store: flows; every interval of ``options`` that it holds is used, and direct ones where asked.
+        features: float16 [T, h, w, C] for the appearance check, or None.
+    """
+    out = empty_tracks(frames, queries)
+    cost = np.full((frames, len(queries)), np.inf, np.float32)
+    start = queries[:, 0].astype(int)
+    cost[start, np.arange(len(queries))] = 0
+    appearance = Appearance(features, store.size, queries)
+    for direction in (1, -1):
+        times = range(1, frames) if direction == 1 else range(frames - 2, -1, -1)
+        for t in times:
+            active = np.flatnonzero((t - start) * direction > 0)
+            if len(active):
+                arrivals = list(_arrivals(store, out, cost, start, active, t, direction, options, appearance))
+                _take_best(out, cost, active, t, arrivals, options)
+    return out
+
+
+def _arrivals(
+    store: FlowStore,
+    out: TrackArrays,
+    cost: np.ndarray,
+    start: np.ndarray,
+    active: np.ndarray,
+    t: int,
+    direction: int,
+    options: ChainOptions,
+    appearance: Appearance,
+) -> Iterator[Arrival]:
+    for source, rows in _sources(store, start, active, t, direction, options):
+        xy, error = step(store, source, t, out.tracks[source, rows])
+        holds = (error <= options.cycle_threshold) & inside_index(xy, *store.size) & out.visible[source, rows]
+        price = cost[source, rows] + options.step_cost + np.minimum(error, LARGEST_ERROR) ** 2
+        similarity = appearance.similarity(rows, xy, t)
+        if similarity is not None:
+            holds &= similarity > options.appearance_threshold
+            price += options.appearance_cost * (1 - similarity)
+        yield Arrival(rows, xy, price.astype(np.float32), holds, error)
+
+
+def _sources(
+    store: FlowStore, start: np.ndarray, active: np.ndarray, t: int, direction: int, options: ChainOptions
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Earlier frames with a flow to t, each with the active queries that have a position there."""
+    chained = [t - direction * interval for interval in options.intervals]
+    for source in chained:
+        rows = active[(source - start[active]) * direction >= 0]
+        if len(rows) and store.has(source, t) and store.has(t, source):
+            yield source, rows
+    if options.direct:
+        for source in np.unique(start[active]):
+            if source not in chained and store.has(int(source), t) and store.has(t, int(source)):
+                yield int(source), active[start[active] == source]
+
+
+def _take_best(
+    out: TrackArrays, cost: np.ndarray, active: np.ndarray, t: int, arrivals: list[Arrival], options: ChainOptions
+) -> None:
+    """Write the best arrival of every active query into frame t: those that hold first, then by cost."""
+    rank = np.full(cost.shape[1], np.inf)
+    cost[t, active] = np.inf
+    for arrival in arrivals:
+        own = np.where(arrival.holds, arrival.cost, arrival.cost + 1e6)
+        better = own < rank[arrival.rows]
+        rows = arrival.rows[better]
+        rank[rows] = own[better]
+        out.tracks[t, rows] = arrival.xy[better]
+        out.visible[t, rows] = arrival.holds[better]
+        penalty = np.where(arrival.holds[better], 0, options.occlusion_cost)
+        cost[t, rows] = arrival.cost[better] + penalty
+    trusted = 1 / (1 + cost[t, active] / options.cycle_threshold**2)
+    out.confidence[t, active] = np.where(out.visible[t, active], trusted, 0)
