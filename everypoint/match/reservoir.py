@@ -48,6 +48,6 @@ def draw(weights: np.ndarray, limit: int, seed: int, pair: tuple[int, int]) -> n
     random = np.random.Generator(np.random.PCG64([seed, *pair]))
     order = random.permutation(len(weights))
     cumulated = np.cumsum(weights[order])
-    marks = (np.arange(rows) + random.random()) * (cumulated[-1] / rows)
+    marks = (random.permutation(rows) + random.random()) * (cumulated[-1] / rows)
     chosen = np.searchsorted(cumulated, marks, side="right")
     return order[np.minimum(chosen, len(weights) - 1)]

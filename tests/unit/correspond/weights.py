@@ -36,7 +36,7 @@ def formula_weights(small: bool) -> dict[str, Tensor]:
 
 
 def _formula(key: str, shape: tuple[int, ...]) -> np.ndarray:
-    random = np.random.RandomState(zlib.crc32(key.encode()))  # noqa: NPY002 - the vectors were made with it
+    random = np.random.RandomState(zlib.crc32(key.encode()))
     r = random.standard_normal(shape).astype(np.float32)
     if len(shape) > 1:
         return r / np.sqrt(np.prod(shape[1:]))
