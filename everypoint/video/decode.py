@@ -13,7 +13,6 @@ Conventions, for every source:
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -38,8 +37,6 @@ MAX_FRAMES = 100_000  # used frames of one video
 STILL_FPS = 25.0
 MEMORY_SHARE = 0.8  # of what is free, for the frames of one video
 
-log = logging.getLogger(__name__)
-
 
 def read_frames(entry: Entry, options: FramesOptions) -> tuple[np.ndarray, VideoMeta]:
     """The chosen frames of an entry at working size, uint8 [T, H, W, 3] RGB, and their description.
@@ -55,8 +52,6 @@ def read_frames(entry: Entry, options: FramesOptions) -> tuple[np.ndarray, Video
     cuts = [] if options.on_cut == "ignore" else find_cuts(frames, options.cut_threshold)
     if cuts and options.on_cut == "warn":
         known["warnings"].append(f"shot cuts at frames {cuts}: no point can be followed across; see on_cut")
-    for sentence in known["warnings"]:
-        log.warning("%s: %s", entry.name, sentence)
     return frames, VideoMeta(
         name=entry.name,
         frames=len(frames),
@@ -260,10 +255,8 @@ def _chosen(count: int, options: FramesOptions) -> range:
 
 
 def _chosen_of(count: int | None, options: FramesOptions) -> int | None:
-    """How many frames are used of an estimated number; None when unknown."""
-    if count is not None:
-        return len(_chosen(count, options)) or 1
-    return options.max_frames
+    """How many frames are used of an estimated number; None when it is unknown."""
+    return None if count is None else len(_chosen(count, options)) or 1
 
 
 def _even_times(count: int, fps: float, options: FramesOptions) -> list[float]:

@@ -211,7 +211,7 @@ class FrameStream:
         ]
         decoder = ["-c:v", _ALPHA_DECODERS[stream.codec]] if stream.alpha and stream.codec in _ALPHA_DECODERS else []
         return [
-            ffmpeg_path(), *_QUIET, "-threads", str(_threads()), *decoder, "-fflags", "+discardcorrupt",
+            ffmpeg_path(), *_QUIET, "-filter_threads", str(_threads()), *decoder, "-fflags", "+discardcorrupt",
             *_input(stream.path, stream.container),
             "-map", "0:V:0", "-filter:v", ",".join(chain), "-fps_mode", "passthrough", "-enc_time_base", "filter",
             *(["-frames:v", str(self.count)] if self.count is not None else []),
@@ -270,7 +270,7 @@ _QUIET = ["-hide_banner", "-nostdin", "-nostats", "-loglevel", "repeat+level+inf
 def _input(path: Path, container: str) -> list[str]:
     demuxer, allowed = _CONTAINERS[container]
     return [
-        "-protocol_whitelist", "file", "-format_whitelist", allowed, "-max_pixels", str(MAX_PIXELS),
+        "-threads", str(_threads()), "-protocol_whitelist", "file", "-format_whitelist", allowed, "-max_pixels", str(MAX_PIXELS),
         "-f", demuxer, "-i", f"file:{os.path.abspath(path)}",
     ]  # fmt: skip
 

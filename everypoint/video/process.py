@@ -25,9 +25,12 @@ def ffmpeg_path() -> str:
 
 
 def environment() -> dict[str, str]:
-    """The child's environment: nothing that makes ffmpeg write report files, colours or other languages."""
+    """The child's environment: nothing that makes ffmpeg write report files, colours or other languages.
+
+    Few malloc arenas, because each takes address space, which is limited, and there is one a thread by default.
+    """
     keep = {name: value for name, value in os.environ.items() if not name.startswith(("FF", "AV_LOG"))}
-    return {**keep, "LC_ALL": "C", "AV_LOG_FORCE_NOCOLOR": "1"}
+    return {**keep, "LC_ALL": "C", "AV_LOG_FORCE_NOCOLOR": "1", "MALLOC_ARENA_MAX": "2"}
 
 
 class Child:
