@@ -2,7 +2,7 @@
 
 from everypoint.stages import job, tracks
 
-flow = snakemake.input.flow
+flow = snakemake.input.get("flow", [])
 job.run(
     snakemake,
     tracks.run,
@@ -10,7 +10,6 @@ job.run(
     queries=snakemake.input.queries,
     flow=[flow] if isinstance(flow, str) else list(flow),
     features=snakemake.input.get("features"),
-    matches=snakemake.input.get("matches"),
     model=snakemake.input.get("model"),
     preset=snakemake.params.preset,
     name=snakemake.wildcards.preset,

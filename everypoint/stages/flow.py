@@ -37,15 +37,15 @@ def run(
     ``query_frames`` is the JSON list of frames that hold queries; only plans with direct pairs need it.
     """
     from everypoint.correspond.run import compute_flows
-    from everypoint.stages.device import prepare
+    from everypoint.stages.device import prepare, without_torch
 
-    folder = Path(frames).parent
+    folder, chosen = Path(frames).parent, FlowOptions.model_validate(dict(options))
     compute_flows(
         load_frames(folder),
-        FlowOptions.model_validate(dict(options)),
+        chosen,
         atomic.read_json(query_frames) if query_frames else [],
         shard_of(shard),
         Path(output),
-        prepare(device, threads),
+        without_torch(threads) if chosen.backend == "dis" else prepare(device, threads),
         fingerprint_of([dataclasses.asdict(load_meta(folder)), frames_stage.VERSION, VERSION]),
     )

@@ -50,7 +50,7 @@ def _start(log: Path, name: str, runtime: dict[str, Any]) -> None:
     logging.basicConfig(
         level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
-    logging.getLogger("everypoint").setLevel(logging.DEBUG)
+    logger.setLevel(logging.DEBUG)
     logging.captureWarnings(True)
     logger.info("%s, everypoint %s, process %d", name, __version__, os.getpid())
     if runtime.get("assets"):

@@ -224,10 +224,10 @@ class Plan:
         }
         if preset.tracker == "chain":
             return inputs | {"flow": self._flow_folders(video, preset)}
-        inputs |= self._correspondences(video, preset)
         if preset.tracker == "optimize":
-            inputs["matches"] = self.path(video, f"matches/{relevant.matches_key(preset)}/matches.npz")
             inputs["model"] = self.path(video, f"optimize/{wildcards.preset}/model.pt")
+        if preset.tracker == "chain-multi" or preset.readout.fuse:
+            inputs |= self._correspondences(video, preset)
         return inputs
 
     def tracks_options(self, wildcards: Any) -> dict[str, Any]:

@@ -52,17 +52,12 @@ def optimize(preset: Preset) -> dict[str, Any]:
 
 def tracks(preset: Preset) -> dict[str, Any]:
     """The part of a preset that its read-out depends on, besides the files it reads; itself a valid preset."""
-    chain = preset.chain.model_dump(mode="json")
+    chain, readout = preset.chain.model_dump(mode="json"), preset.readout.model_dump(mode="json")
     if preset.tracker == "chain":
         return _header(preset) | {"chain": {"cycle_threshold": chain["cycle_threshold"]}}
-    value = _header(preset) | {
-        "chain": chain,
-        "matches": matches(preset),
-        "features": preset.features.model_dump(mode="json"),
-    }
-    if preset.tracker == "optimize":
-        value |= {"model": preset.model.model_dump(mode="json"), "readout": preset.readout.model_dump(mode="json")}
-    return value
+    if preset.tracker == "chain-multi":
+        return _header(preset) | {"chain": chain}
+    return _header(preset) | {"readout": readout} | ({"chain": chain} if preset.readout.fuse else {})
 
 
 def runtime(presets: dict[str, Preset]) -> dict[str, Any]:

@@ -54,25 +54,23 @@ def run(
     threads: int,
     flow: Sequence[str] = (),
     features: str | None = None,
-    matches: str | None = None,
     model: str | None = None,
 ) -> None:
     """Write ``tracks.npz`` (``output``) and ``tracks.csv`` (``table``) of one video and preset ``name``."""
     from everypoint.artifacts.flows import FlowStore
     from everypoint.features.run import load_features
-    from everypoint.stages.device import prepare
+    from everypoint.stages.device import prepare, without_torch
     from everypoint.track.dispatch import TrackInputs, track
 
-    place = prepare(device, threads)
     folder = Path(frames).parent
     atomic.sweep_stale(Path(output).parent)
     meta, options = load_meta(folder), Preset.model_validate(dict(preset))
+    place = prepare(device, threads) if options.tracker == "optimize" else without_torch(threads)
     asked = atomic.load_npz(queries)
     inputs = TrackInputs(
         frames=load_frames(folder),
         flows=FlowStore([Path(item) for item in flow]) if flow else None,
         features=load_features(features) if features else None,
-        matches=Path(matches) if matches else None,
         model=Path(model) if model else None,
     )
     found = track(options, queries_to_index(asked["queries"], meta), inputs, place, seed)

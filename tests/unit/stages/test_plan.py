@@ -55,10 +55,14 @@ def test_an_optimiser_reads_all(videos):
     key = relevant.matches_key(preset)
     assert [path.rsplit("/", 1)[1] for path in inputs["flow"]] == ["1of2", "2of2"]
     assert inputs["features"] == f"out/a/features/{relevant.features_key(preset)}/features.npy"
-    assert inputs["matches"] == f"out/a/matches/{key}/matches.npz"
     assert inputs["model"] == "out/a/optimize/cpu/model.pt"
-    assert plan.optimize_inputs(of("a", "cpu"))["matches"] == inputs["matches"]
+    assert plan.optimize_inputs(of("a", "cpu"))["matches"] == f"out/a/matches/{key}/matches.npz"
     assert plan.matches_inputs(of("a", key=key)) == {"flow": inputs["flow"], "features": inputs["features"]}
+
+
+def test_the_model_alone_needs_no_flows(videos):
+    plan = plan_of(methods=["cpu"], overrides={"cpu": {"readout": {"fuse": False}}})
+    assert set(plan.tracks_inputs(of("a", "cpu"))) == {"frames", "meta", "queries", "model"}
 
 
 def test_without_features_nothing_depends_on_them(videos):
