@@ -19,7 +19,8 @@ NOT_REPRESENTABLE = np.int16(-32768)
 
 def encode_flow(flow: np.ndarray) -> np.ndarray:
     """Float flow (pixels) as int16 fixed point; not finite or beyond +-1023 px becomes the sentinel."""
-    steps = np.round(np.asarray(flow, np.float32) * SCALE)
+    with np.errstate(over="ignore"):  # the largest floats become infinite, hence the sentinel
+        steps = np.round(np.asarray(flow, np.float32) * SCALE)
     bad = ~(np.abs(steps) <= 32767)
     return np.where(bad, NOT_REPRESENTABLE, np.where(bad, 0, steps).astype(np.int16))
 

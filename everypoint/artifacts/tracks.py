@@ -97,5 +97,6 @@ def save_tracks_csv(path: str | os.PathLike[str], tracks: Tracks) -> None:
 
 
 def _spreadsheet_safe(text: str) -> str:
-    """A cell that a spreadsheet would run as a formula is quoted."""
-    return "'" + text if text[:1] in "=+-@\t\r" else text
+    """A cell that a spreadsheet would run as a formula is quoted; a bare carriage return, which ends a row, goes."""
+    quoted = "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    return quoted.replace("\r", " ")

@@ -1,0 +1,182 @@
+"""Flows on disk: fixed point within half a step, what cannot be stored is NaN, damage is seen."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from everypoint.artifacts import atomic
+from everypoint.artifacts.flows import FlowShardWriter, FlowStore, decode_flow, encode_flow
+from everypoint.errors import ArtifactError
+
+SIZE = (6, 8)
+
+
+def flows(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 20, (count, *SIZE, 2)).astype(np.float32)
+
+
+def write(folder, sources=(0, 1, 2), size=SIZE):
+    writer = FlowShardWriter(folder, "test", size)
+    for source in sources:
+        targets = [t for t in range(4) if t != source]
+        writer.write(source, targets, flows(3, source))
+    writer.publish()
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------------- encoding
+
+
+def test_encoding_errs_by_half_a_step_at_most():
+    values = np.linspace(-1023.9, 1023.9, 100001, dtype=np.float32)
+    assert np.abs(decode_flow(encode_flow(values)) - values).max() <= 1 / 64
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1024.0, -1024.0, 3e38])
+def test_what_cannot_be_stored_is_nan(value):
+    assert np.isnan(decode_flow(encode_flow(np.array([value], np.float32)))).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 1 / 32, -1 / 32, 1023.96875, -1023.96875])
+def test_steps_are_exact_up_to_the_ends_of_the_range(value):
+    assert decode_flow(encode_flow(np.array([value], np.float32)))[0] == value
+
+
+# ------------------------------------------------------------------------------------------------------- store
+
+
+def test_round_trip_in_the_order_of_the_targets(tmp_path):
+    writer = FlowShardWriter(tmp_path / "s", "test", SIZE)
+    writer.write(5, [9, 2], flows(2))
+    writer.publish()
+    store = FlowStore([tmp_path / "s"])
+    assert (store.sources(), store.targets(5), store.size) == ([5], [9, 2], SIZE)
+    assert np.abs(store.flow(5, 9) - flows(2)[0]).max() <= 1 / 64
+    assert np.abs(store.flow(5, 2) - flows(2)[1]).max() <= 1 / 64
+    assert store.flow(5, 2).dtype == np.float32
+
+
+def test_a_file_a_source_of_half_the_bytes_of_float32(tmp_path):
+    write(tmp_path / "s")
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == [
+        "00000.npy",
+        "00001.npy",
+        "00002.npy",
+        "manifest.json",
+        "pairs.json",
+    ]
+    assert (tmp_path / "s/00000.npy").stat().st_size == 128 + flows(3).nbytes // 2
+
+
+def test_shards_are_read_as_one(tmp_path):
+    store = FlowStore([write(tmp_path / "a", (2,)), write(tmp_path / "b", (0, 1))])
+    assert store.sources() == [0, 1, 2]
+    assert np.abs(store.flow(2, 3) - flows(3, 2)[2]).max() <= 1 / 64
+
+
+def test_a_pair_that_was_not_planned_is_one_sentence(tmp_path):
+    store = FlowStore([write(tmp_path / "s")])
+    assert store.has(0, 3)
+    assert not store.has(3, 0)
+    assert not store.has(0, 0)
+    assert store.targets(3) == []
+    with pytest.raises(ArtifactError, match="no flow 3 -> 0"):
+        store.flow(3, 0)
+
+
+def test_shards_of_different_sizes_are_refused(tmp_path):
+    write(tmp_path / "a", (0,))
+    writer = FlowShardWriter(tmp_path / "b", "test", (8, 6))
+    writer.write(1, [0], np.zeros((1, 8, 6, 2), np.float32))
+    writer.publish()
+    with pytest.raises(ArtifactError, match="another video size"):
+        FlowStore([tmp_path / "a", tmp_path / "b"])
+
+
+@pytest.mark.parametrize("shape", [(2, *SIZE, 2), (3, 8, 6, 2), (3, *SIZE, 3)])
+def test_flows_of_a_wrong_shape_are_a_defect_of_the_caller(tmp_path, shape):
+    writer = FlowShardWriter(tmp_path / "s", "test", SIZE)
+    with pytest.raises(ValueError, match="do not fit"):
+        writer.write(0, [1, 2, 3], np.zeros(shape, np.float32))
+
+
+def test_a_resumed_writer_knows_sources_with_as_many_targets_only(tmp_path):
+    FlowShardWriter(tmp_path / "s", "test", SIZE).write(0, [1, 2], flows(2))
+    writer = FlowShardWriter(tmp_path / "s", "test", SIZE)
+    assert writer.has(0, [1, 2])
+    assert not writer.has(0, [1, 2, 3])
+    assert not writer.has(1, [0])
+    writer.publish()
+    assert FlowStore([tmp_path / "s"]).targets(0) == [1, 2]
+
+
+# ------------------------------------------------------------------------------------------- tampering (R19)
+
+
+def flip(path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", ["delete a flow", "truncate a flow", "delete pairs", "alter pairs", "delete folder"])
+def test_a_damaged_shard_is_refused_at_once(tmp_path, damage):
+    folder = write(tmp_path / "s")
+    if damage == "delete a flow":
+        (folder / "00001.npy").unlink()
+    elif damage == "truncate a flow":
+        (folder / "00001.npy").write_bytes((folder / "00001.npy").read_bytes()[:-2])
+    elif damage == "delete pairs":
+        (folder / "pairs.json").unlink()
+    elif damage == "alter pairs":
+        text = (folder / "pairs.json").read_text()
+        (folder / "pairs.json").write_text(text.replace("3", "2", 1))
+    else:
+        shutil.rmtree(folder)
+    with pytest.raises(ArtifactError):
+        FlowStore([folder])
+
+
+def test_an_altered_byte_is_seen_when_the_flow_is_read(tmp_path):
+    folder = write(tmp_path / "s")
+    flip(folder / "00001.npy")
+    store = FlowStore([folder])
+    assert np.isfinite(store.flow(0, 1)).all()
+    for _ in range(2):
+        with pytest.raises(ArtifactError, match="00001.npy"):
+            store.flow(1, 0)
+        with pytest.raises(ArtifactError, match="00001.npy"):
+            store.sample(1, 0, np.zeros((1, 2)))
+
+
+def test_a_file_is_hashed_once(tmp_path, monkeypatch):
+    store = FlowStore([write(tmp_path / "s")])
+    from everypoint.artifacts import flows as module
+
+    calls = []
+    monkeypatch.setattr(module, "sha256_of", lambda path, real=module.sha256_of: calls.append(path) or real(path))
+    for _ in range(3):
+        store.flow(0, 1)
+        store.flow(0, 2)
+    assert [path.name for path in calls] == ["00000.npy"]
+
+
+# ------------------------------------------------------------------------------------------------------ points
+
+
+def test_sampled_flows_are_bilinear(tmp_path):
+    store = FlowStore([write(tmp_path / "s")])
+    flow = store.flow(0, 2)
+    points = np.array([[2.0, 3.0], [2.25, 3.5], [7.0, 5.0], [-4.0, 99.0]], np.float32)
+    found = store.sample(0, 2, points)
+    blend = 0.5 * (0.75 * flow[3, 2] + 0.25 * flow[3, 3]) + 0.5 * (0.75 * flow[4, 2] + 0.25 * flow[4, 3])
+    assert np.allclose(found, [flow[3, 2], blend, flow[5, 7], flow[5, 0]], atol=1e-4)
+
+
+def test_journal_of_a_kill_is_not_published(tmp_path):
+    folder = write(tmp_path / "s")
+    assert not list(folder.glob("journal*"))
+    assert atomic.read_json(folder / "manifest.json")["count"] == 4
