@@ -92,7 +92,7 @@ class Bijection(nn.Module):
         """Local points [N, 3] of frames [N] -> canonical points [N, 3]."""
         coordinates = list(points.unbind(-1))
         for block, conditioner in enumerate(self.conditioners):
-            self._apply(coordinates, block, conditioner, parts[block].index_select(0, frame), inverse=False)
+            self._couple(coordinates, block, conditioner, parts[block].index_select(0, frame), inverse=False)
         return torch.stack(coordinates, -1)
 
     def local(self, points: Tensor, frame: Tensor, parts: list[Tensor]) -> Tensor:
@@ -100,20 +100,17 @@ class Bijection(nn.Module):
         coordinates = list(points.unbind(-1))
         for block in reversed(range(len(self.conditioners))):
             part = parts[block].index_select(0, frame)
-            self._apply(coordinates, block, self.conditioners[block], part, inverse=True)
+            self._couple(coordinates, block, self.conditioners[block], part, inverse=True)
         return torch.stack(coordinates, -1)
 
-    def _apply(
+    def _couple(
         self, coordinates: list[Tensor], block: int, conditioner: nn.Module, part: Tensor, *, inverse: bool
     ) -> None:
-        changed = self._order_of(block)
+        changed = self._order[block]
         kept = torch.stack([coordinates[axis] for axis in range(3) if axis != changed], -1)
         raw = conditioner(kept, part)
         function = self.coupling.invert if inverse else self.coupling.evaluate
         coordinates[changed] = function(coordinates[changed], raw)
-
-    def _order_of(self, block: int) -> int:
-        return self._order[block]
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
