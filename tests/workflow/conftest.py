@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import yaml
@@ -24,6 +25,7 @@ from everypoint.scenes.truth import annotations
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (64, 96)
+LENGTH = 40  # frames of a whole scene; the first few of them move gently
 STARTED = re.compile(r"^(?:local)?(?:rule|checkpoint) (\w+):$")
 WILDCARDS = re.compile(r"^    wildcards: (.*)$")
 
@@ -124,18 +126,23 @@ class Workflow:
 
 @functools.cache
 def frames_of(name: str, frames: int, seed: int = 0) -> np.ndarray:
-    return render(preset(name, SIZE, frames, seed), samples=1)
+    """The first frames of a scene of gentle motion, uint8 [T, H, W, 3]."""
+    return render(preset(name, SIZE, LENGTH, seed), frames=range(frames), samples=2)
+
+
+def truth_of(name: str, frames: int, points: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    """Annotations of the same frames: points [N, T, 2] and occluded [N, T]."""
+    positions, occluded = annotations(preset(name, SIZE, LENGTH), points)
+    return positions[:, :frames], occluded[:, :frames]
 
 
 def add_scene(folder: Path, name: str, scene: str = "two_planes", frames: int = 6, *, truth: bool = True) -> None:
     """A rendered scene as a folder of images, with its annotations beside it."""
-    import cv2
-
     (folder / name).mkdir(parents=True)
     for number, picture in enumerate(frames_of(scene, frames)):
         cv2.imwrite(str(folder / name / f"{number:05d}.png"), picture[..., ::-1])
     if truth:
-        points, occluded = annotations(preset(scene, SIZE, frames), 12)
+        points, occluded = truth_of(scene, frames)
         atomic.save_npz(folder / f"{name}.annotations.npz", points=points, occluded=occluded)
 
 

@@ -9,9 +9,7 @@ import pytest
 
 from everypoint.artifacts.tracks import load_tracks
 from everypoint.artifacts.video import load_meta
-from everypoint.scenes.presets import preset
-from everypoint.scenes.truth import annotations
-from tests.workflow.conftest import SIZE, add_mp4, frames_of
+from tests.workflow.conftest import add_mp4, frames_of, truth_of
 
 NO_NETWORK = """
 import os, socket
@@ -28,7 +26,7 @@ def test_a_data_set_gives_videos_with_their_own_truth_and_queries(workspace):
     folder.videos.rmdir()
     entries = {}
     for name, scene in (("dog", "two_planes"), ("cat", "parallax")):
-        points, occluded = annotations(preset(scene, SIZE, 5), 6)
+        points, occluded = truth_of(scene, 5, 6)
         entries[name] = {"video": frames_of(scene, 5), "points": points, "occluded": occluded}
     (folder.folder / "tiny.pkl").write_bytes(pickle.dumps(entries))
     folder.finished()
