@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 from everypoint.artifacts.matches import Matches, coordinate_scale
 
 IRLS_ROUNDS = 10
+ENOUGH_MATCHES = 4096  # more than this between two frames change nothing
 LEAST_MATCHES = 12  # fewer than this between two frames say nothing about the camera
 
 
@@ -52,15 +53,19 @@ def robust_affine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The affine map [3, 3] with b ~ A a for most points [N, 2], by reweighted least squares (Cauchy weights)."""
     if len(a) < LEAST_MATCHES:
         return np.eye(3)
-    lifted = np.concatenate([a, np.ones((len(a), 1))], axis=1)
+    thin = slice(None, None, -(-len(a) // ENOUGH_MATCHES))
+    a, b = a[thin], b[thin]
+    centre, spread = a.mean(0), max(float(a.std()), 1e-6)  # conditions the normal equations
+    lifted = np.concatenate([(a - centre) / spread, np.ones((len(a), 1))], axis=1)
     weight = np.ones(len(a))
     for _ in range(IRLS_ROUNDS):
-        root = np.sqrt(weight)[:, None]
-        solution = np.linalg.lstsq(lifted * root, b * root, rcond=None)[0]  # [3, 2]
+        weighted = lifted * weight[:, None]
+        solution = np.linalg.lstsq(weighted.T @ lifted, weighted.T @ b, rcond=None)[0]  # [3, 2]
         error = np.linalg.norm(lifted @ solution - b, axis=1)
         scale = max(1.5 * float(np.median(error)), 0.3)
         weight = 1 / (1 + (error / scale) ** 2) ** 2
-    return np.vstack([solution.T, [0, 0, 1]])
+    linear = solution[:2].T / spread
+    return np.vstack([np.column_stack([linear, solution[2] - linear @ centre]), [0, 0, 1]])
 
 
 def motion_residual(matches: Matches, affine: np.ndarray) -> np.ndarray:

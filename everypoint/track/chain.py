@@ -1,7 +1,7 @@
 """Trackers made of flows alone: ``chain`` (adjacent flows) and ``chain-multi`` (the best of several intervals).
 
 Both walk from each query's frame to the end and to the start of the video. docs/methods.md describes them; chain-multi
-follows the idea of MFT (Neoral et al., WACV 2024): several time intervals, one chosen a frame and point by its evidence.
+follows the idea of MFT (Neoral et al., WACV 2024): several time intervals, chosen by frame and point from the evidence.
 """
 
 from __future__ import annotations

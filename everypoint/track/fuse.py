@@ -1,4 +1,4 @@
-"""The model proposes, the flow evidence refines: tracks of ``chain-multi`` made consistent over both directions of time.
+"""The model proposes, the flow evidence refines: ``chain-multi`` made consistent over both directions of time.
 
 Three passes over the tracks of the flow evidence:
 
