@@ -42,13 +42,14 @@ class MonotonePiecewiseLinear:
     """Four knots and two outer slopes: CaDeX++'s coupling, with tails anchored at the outermost knots.
 
     With sigmoids d of the raw values, the knots lie at x = -d_2 - d_1, -d_1, d_3, d_3 + d_4 and likewise in y, the
-    outer slopes are 2 d. All spacings and slopes are kept above ``guard``, so the function stays invertible whatever
-    the network gives. Each piece is evaluated from its own knot (no cancellation): the round trip is exact to float32
-    rounding. Source: Song et al., Track Everything Everywhere Fast and Robustly, ECCV 2024.
+    outer slopes are 2 d. Spacings lie in [guard, 1], outer slopes in [2 guard, 2 - 2 guard]; with 0.1 no slope is below
+    0.1, and the round trip errs by less than 1e-6 in float32 over [-3, 3] whatever the network gives: a flatter piece
+    would lose digits that no inverse can bring back. Every piece is evaluated from one of its own knots (no
+    cancellation). Source: Song et al., Track Everything Everywhere Fast and Robustly, ECCV 2024.
     """
 
     count = 10
-    guard = 1e-3
+    guard = 0.1
 
     def evaluate(self, value: Tensor, raw: Tensor) -> Tensor:
         x, y, left, right = self._knots(raw)
@@ -60,22 +61,25 @@ class MonotonePiecewiseLinear:
 
     def _knots(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Knots x, y [N, 4] ascending and outer slopes [N]."""
-        d = torch.sigmoid(raw) * (1 - self.guard) + self.guard
-        spacing = d[:, :8].reshape(-1, 2, 4)  # x and y: left outer, left inner, right inner, right outer
-        outer_left, inner_left, inner_right, outer_right = spacing.unbind(-1)
+        share = torch.sigmoid(raw)
+        spacing = (self.guard + (1 - self.guard) * share[:, :8]).reshape(-1, 2, 4)
+        outer_left, inner_left, inner_right, outer_right = spacing.unbind(-1)  # [N, 2]: of x and of y
         knots = torch.stack(
             [-inner_left - outer_left, -inner_left, inner_right, inner_right + outer_right], -1
         )  # [N, 2, 4]
-        return knots[:, 0], knots[:, 1], 2 * d[:, 8], 2 * d[:, 9]
+        slopes = 2 * self.guard + (2 - 4 * self.guard) * share[:, 8:]  # symmetric around 1, the identity's slope
+        return knots[:, 0], knots[:, 1], slopes[:, 0], slopes[:, 1]
 
 
 def _piecewise(value: Tensor, x: Tensor, y: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """Piecewise-linear function through knots (x, y) [N, 4] with the given outer slopes, at ``value`` [N]."""
-    width = x[:, 1:] - x[:, :-1]  # [N, 3]
-    slope = (y[:, 1:] - y[:, :-1]) / width
-    into = torch.minimum((value[:, None] - x[:, :-1]).clamp(min=0), width)  # length spent in each piece
-    tails = left * (value - x[:, 0]).clamp(max=0) + right * (value - x[:, 3]).clamp(min=0)
-    return y[:, 0] + (slope * into).sum(-1) + tails
+    slope = (y[:, 1:] - y[:, :-1]) / (x[:, 1:] - x[:, :-1])  # [N, 3]
+    piece = (value[:, None] > x[:, 1:3]).sum(-1, keepdim=True)  # [N, 1]: 0, 1 or 2
+    x_left, y_left, inner = (table.gather(1, piece)[:, 0] for table in (x, y, slope))
+    middle = y_left + inner * (value - x_left)
+    below = y[:, 0] + left * (value - x[:, 0])
+    above = y[:, 3] + right * (value - x[:, 3])
+    return torch.where(value < x[:, 0], below, torch.where(value > x[:, 3], above, middle))
 
 
 COUPLINGS: dict[str, Coupling] = {"affine": Affine(), "piecewise": MonotonePiecewiseLinear()}

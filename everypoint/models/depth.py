@@ -24,8 +24,8 @@ class DepthGrid(nn.Module):
         (h, w), (height, width) = self.size, self.frame_size
         x = ((xy[:, 0] + 0.5) * (w / width) - 0.5).clamp(0, w - 1)
         y = ((xy[:, 1] + 0.5) * (h / height) - 0.5).clamp(0, h - 1)
-        x0 = x.detach().floor().clamp_(0, max(w - 2, 0))
-        y0 = y.detach().floor().clamp_(0, max(h - 2, 0))
+        x0 = x.detach().floor().nan_to_num_(0).clamp_(0, max(w - 2, 0))  # NaN stays a value, never an index
+        y0 = y.detach().floor().nan_to_num_(0).clamp_(0, max(h - 2, 0))
         fx, fy = x - x0, y - y0
         first = (frame * h + y0.long()) * w + x0.long()
         right, down = min(w - 1, 1), w * min(h - 1, 1)

@@ -62,7 +62,7 @@ class Plane(nn.Module):
         """Features [N, C] at points ``ab`` [N, 2] of [-1, 1]^2."""
         size = self.resolution
         where = (ab + 1) * ((size - 1) / 2)  # [N, 2] in nodes
-        low = where.detach().floor().clamp_(0, size - 2)
+        low = where.detach().floor().nan_to_num_(0).clamp_(0, size - 2)  # a diverged model gives NaN, not a bad index
         fa, fb = (where - low).unbind(-1)
         first = (low[:, 0] * size + low[:, 1]).long()
         rows = torch.stack([first, first + 1, first + size, first + size + 1])  # [4, N]
