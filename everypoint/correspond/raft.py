@@ -5,11 +5,10 @@ Source: Teed and Deng, RAFT, ECCV 2020; the network is torchvision's, run by :mo
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from everypoint.config.options import FlowOptions
 from everypoint.correspond.raft_network import FrameCode, RaftNetwork
 from everypoint.correspond.raft_weights import load_weights
 from everypoint.correspond.resolution import flow_size
+from everypoint.numerics import full_precision
 
 logger = logging.getLogger(__name__)
 
@@ -132,13 +132,6 @@ class RaftSession:
         left, _, top, _ = self._padding
         h, w = self._flow_size
         return resize_flow(flow[..., top : top + h, left : left + w], self._size)
-
-
-@contextlib.contextmanager
-def full_precision() -> Iterator[None]:
-    """Float32 convolutions on CUDA, not TF32, and the same kernel every time."""
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        yield
 
 
 class RaftBackend:

@@ -24,6 +24,7 @@ from torchvision.models.optical_flow import raft_large, raft_small
 from torchvision.models.optical_flow.raft import ConvGRU
 
 from everypoint.geometry import pixel_grid
+from everypoint.numerics import replace_pointwise
 
 
 class Context(NamedTuple):
@@ -91,6 +92,7 @@ class RaftNetwork(nn.Module):
         grus = [g for g in (recurrent.convgru1, recurrent.convgru2) if isinstance(g, ConvGRU)]
         context = grus[0].convz.weight.shape[1] - self.hidden_size - motion
         self.grus = nn.ModuleList(_SplitGru(g, self.hidden_size, context) for g in grus)
+        replace_pointwise(self)
         self.requires_grad_(False).eval()
 
     def encode(self, image: Tensor) -> FrameCode:

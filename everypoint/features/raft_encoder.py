@@ -21,6 +21,7 @@ from everypoint.artifacts.folder import sha256_of
 from everypoint.artifacts.weights import check_fit, load_tensors, rename
 from everypoint.assets.fetch import locate
 from everypoint.config.options import FeatureOptions
+from everypoint.numerics import full_precision, replace_pointwise
 
 CELL = 8  # pixels of the encoded image a cell
 SMALLEST_SIDE = 64  # pixels of the encoded image; instance normalisation over fewer cells says little
@@ -53,6 +54,7 @@ def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
     expected = {key: tuple(tensor.shape) for key, tensor in encoder.state_dict().items()}
     check_fit(found, expected, str(path), "RAFT's feature encoder")
     encoder.load_state_dict(found)
+    replace_pointwise(encoder)
     return encoder.requires_grad_(False).eval()
 
 
@@ -89,7 +91,7 @@ class RaftEncoder:
         size = tuple(max(SMALLEST_SIDE, -(-side // CELL) * CELL) for side in frames.shape[1:3])
         channels = self.encoder.conv.out_channels
         maps = np.empty((len(frames), size[0] // CELL, size[1] // CELL, channels), np.float16)
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        with full_precision():
             for t, frame in enumerate(frames):
                 features = self.encoder(self._image(frame, size))[0]  # [C, h, w]
                 maps[t] = F.normalize(features, dim=0).permute(1, 2, 0).cpu().numpy()

@@ -72,3 +72,18 @@ def test_a_target_needs_no_context_but_a_source_does():
     assert torch.equal(whole, lean)
     with pytest.raises(ValueError, match="context"):
         network.pair_flows(bare, [code], 1)
+
+
+@pytest.mark.parametrize(("small", "counts"), [(False, (1, 2)), pytest.param(True, (1, 2), marks=pytest.mark.slow)])
+def test_flows_do_not_depend_on_the_number_of_threads(small, counts):
+    # Shapes as of half a 480p frame: at small ones the library does not split sums among threads anyway.
+    network, _ = random_network(small)
+    first, second = torch.rand(2, 3, 240, 424, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    before, flows = torch.get_num_threads(), []
+    try:
+        for threads in counts:
+            torch.set_num_threads(threads)
+            flows.append(network.pair_flows(network.encode(first), [network.encode(second)], 1)[1])
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*flows)

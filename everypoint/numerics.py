@@ -1,0 +1,49 @@
+"""Networks that give the same bits on every run: what torch leaves open is settled here as far as it can be."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Pointwise(nn.Module):
+    """A 1x1 convolution as a matrix product, for inference: equal cost, and bits that hang less on the thread count.
+
+    On the CPU the library's 1x1 convolution splits the sum over input channels among the threads in many shapes, which
+    changes the last bit with their number; its larger kernels were not seen to do so. Matrix products mostly do not:
+    RAFT gives equal bits with one and two threads (large: also with three), which nobody guarantees for more.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.stride = convolution.stride
+        self.out_channels = convolution.out_channels
+        self.register_buffer("weight", convolution.weight[:, :, 0, 0].detach().clone())
+        bias = convolution.bias
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [B, C, H, W] to [B, D, H / stride, W / stride], channels_last in memory."""
+        rows = x[:, :, :: self.stride[0], :: self.stride[1]].permute(0, 2, 3, 1)
+        return F.linear(rows, self.weight, self.bias).permute(0, 3, 1, 2)
+
+
+def replace_pointwise(module: nn.Module) -> None:
+    """Put :class:`Pointwise` in the place of every plain 1x1 convolution of ``module``."""
+    for name, child in module.named_children():
+        plain = isinstance(child, nn.Conv2d) and child.kernel_size == (1, 1) and child.groups == 1
+        if plain and child.padding in ((0, 0), "valid"):
+            setattr(module, name, Pointwise(child))
+        else:
+            replace_pointwise(child)
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Float32 convolutions on CUDA, not TF32, and the same kernel every time."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
