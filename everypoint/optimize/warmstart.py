@@ -15,6 +15,8 @@ from everypoint.artifacts.matches import Matches, coordinate_scale
 
 IRLS_ROUNDS = 10
 ENOUGH_MATCHES = 4096  # more than this between two frames change nothing
+TRIPLES, CONSENSUS = 200, 1.0  # trials, and px within which a point follows one
+LARGEST_STRETCH = 2.0  # a camera map between neighbouring frames that stretches more is a bad fit
 LEAST_MATCHES = 12  # fewer than this between two frames say nothing about the camera
 
 
@@ -36,13 +38,20 @@ def camera_affines(matches: Matches) -> np.ndarray:
     index = {(int(i), int(j)): p for p, (i, j) in enumerate(matches.pairs)}
     chained = [np.eye(3)]
     for t in range(1, matches.frames):
-        pair = index.get((t, t - 1))
-        step = np.eye(3)
-        if pair is not None:
-            rows = slice(matches.offsets[pair], matches.offsets[pair + 1])
-            step = robust_affine(_decoded(matches.fixed_i[rows], matches), _decoded(matches.fixed_j[rows], matches))
+        step = np.eye(3)  # where neither direction has enough matches the camera counts as still
+        for i, j in ((t, t - 1), (t - 1, t)):
+            a, b = _points(matches, index.get((i, j)))
+            if len(a) >= LEAST_MATCHES:
+                step = robust_affine(a, b) if i == t else np.linalg.inv(robust_affine(a, b))
+                break
         chained.append(chained[-1] @ step)
     return np.stack(chained)
+
+
+def _points(matches: Matches, pair: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends [N, 2] of a pair's matches; none for no pair."""
+    rows = slice(0, 0) if pair is None else slice(matches.offsets[pair], matches.offsets[pair + 1])
+    return _decoded(matches.fixed_i[rows], matches), _decoded(matches.fixed_j[rows], matches)
 
 
 def _decoded(fixed: np.ndarray, matches: Matches) -> np.ndarray:
@@ -50,14 +59,18 @@ def _decoded(fixed: np.ndarray, matches: Matches) -> np.ndarray:
 
 
 def robust_affine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The affine map [3, 3] with b ~ A a for most points [N, 2], by reweighted least squares (Cauchy weights)."""
+    """The affine map [3, 3] with b ~ A a for most points [N, 2].
+
+    Consensus of random triples first, so that a large object that moves by itself does not bend the map, then
+    reweighted least squares (squared Cauchy weights).
+    """
     if len(a) < LEAST_MATCHES:
         return np.eye(3)
     thin = slice(None, None, -(-len(a) // ENOUGH_MATCHES))
     a, b = a[thin], b[thin]
     centre, spread = a.mean(0), max(float(a.std()), 1e-6)  # conditions the normal equations
     lifted = np.concatenate([(a - centre) / spread, np.ones((len(a), 1))], axis=1)
-    weight = np.ones(len(a))
+    weight = _consensus(lifted, b)
     for _ in range(IRLS_ROUNDS):
         weighted = lifted * weight[:, None]
         solution = np.linalg.lstsq(weighted.T @ lifted, weighted.T @ b, rcond=None)[0]  # [3, 2]
@@ -65,7 +78,24 @@ def robust_affine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         scale = max(1.5 * float(np.median(error)), 0.3)
         weight = 1 / (1 + (error / scale) ** 2) ** 2
     linear = solution[:2].T / spread
+    stretch = np.linalg.svd(linear, compute_uv=False)
+    if stretch[0] > LARGEST_STRETCH or stretch[1] < 1 / LARGEST_STRETCH:  # matches on a line or in one corner
+        right, down = np.median(b - a, axis=0)
+        return np.array([[1, 0, right], [0, 1, down], [0, 0, 1]])
     return np.vstack([np.column_stack([linear, solution[2] - linear @ centre]), [0, 0, 1]])
+
+
+def _consensus(lifted: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """First weights [N] for the fit lifted [N, 3] -> b [N, 2]: from the triple of points that most others follow."""
+    triples = np.random.default_rng(0).integers(len(b), size=(TRIPLES, 3))
+    triples = triples[np.abs(np.linalg.det(lifted[triples])) > 0.1]  # far from a line
+    if not len(triples):
+        return np.ones(len(b))
+    maps = np.linalg.solve(lifted[triples], b[triples])  # [K, 3, 2]
+    some = slice(None, None, -(-len(b) // 512))
+    error = np.linalg.norm(lifted[some] @ maps - b[some], axis=-1)  # [K, n]
+    best = maps[np.minimum(error, CONSENSUS).sum(1).argmin()]
+    return 1 / (1 + (np.linalg.norm(lifted @ best - b, axis=1) / CONSENSUS) ** 2) ** 2
 
 
 def motion_residual(matches: Matches, affine: np.ndarray) -> np.ndarray:
