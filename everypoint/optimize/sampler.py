@@ -72,7 +72,7 @@ class MatchSampler:
     def draw(self, step: int) -> Batch:
         """The batch of a step."""
         generator = torch.Generator(self.device).manual_seed(_mix(self.seed, step))
-        adjacent, motion, hard, even = self._parts
+        adjacent, motion, hard, _ = self._parts
         uniform = torch.rand(sum(self._parts), generator=generator, device=self.device, dtype=torch.float64)
         u_adjacent, u_motion, u_hard, u_even = uniform.split(self._parts)
         parts = [_pick(self.all_rows, u_even)]
