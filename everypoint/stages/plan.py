@@ -289,7 +289,7 @@ class Plan:
         if matches:
             logs += [f"matches.{matches}", f"optimize.{name}"]
         logs += [f"{rule}.{name}" for rule in ("tracks", "overlay", "evaluate")]
-        return {"preset": preset.model_dump(mode="json"), "matches": matches, "logs": logs}
+        return {"preset": relevant.reported(preset), "matches": matches, "logs": logs}
 
     def runtime(self) -> dict[str, Any]:
         """What jobs need to know but their results do not depend on; goes into Snakemake's config."""

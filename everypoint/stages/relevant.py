@@ -60,6 +60,12 @@ def tracks(preset: Preset) -> dict[str, Any]:
     return _header(preset) | {"readout": readout} | ({"chain": chain} if preset.readout.fuse else {})
 
 
+def reported(preset: Preset) -> dict[str, Any]:
+    """What the report says of a preset; itself a valid preset."""
+    value = preset.model_dump(mode="json")
+    return {**value, "flow": flow(preset.flow), "optimize": optimize(preset)["optimize"]}
+
+
 def runtime(presets: dict[str, Preset]) -> dict[str, Any]:
     """What jobs need to know but their results do not depend on: by flow key and by preset."""
     batches = {flow_key(preset): {"batch": preset.flow.batch} for preset in presets.values()}

@@ -41,8 +41,14 @@ TINY: dict[str, Any] = {
             "matches": {"per_pair": 512},
         },
         "cpu": {
-            "model": {"blocks": 2},
-            "optimize": {"steps": 40, "log_every": 10, "checkpoint_seconds": 0.1, "tensorboard": False},
+            "model": {"blocks": 2, "plane_resolutions": [4, 12], "plane_channels": 8},
+            "optimize": {
+                "steps": 40,
+                "log_every": 5,
+                "checkpoint_seconds": 0.1,
+                "tensorboard": False,
+                "sampler": {"batch": 256},
+            },
         },
     },
 }
