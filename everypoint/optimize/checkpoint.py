@@ -25,39 +25,57 @@ class Checkpoints:
 
     def __init__(self, folder: str | os.PathLike[str], fingerprint: str) -> None:
         self.folder, self.fingerprint = Path(folder), fingerprint
+        self._useless: list[Path] = []  # notes of damaged and foreign checkpoints, removed at the next save
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Write the state after ``step`` steps; only then remove all but the newest two."""
+        """Write the state after ``step`` steps; only then remove all but the newest two whole ones."""
         path = self.folder / f"checkpoint-{step:08d}.pt"
         atomic.write_with(path, lambda file: torch.save({"step": step, **state}, file))
-        note = {"fingerprint": self.fingerprint, "sha256": sha256_of(path), "step": step}
-        atomic.write_json(path.with_suffix(".json"), note)
-        for old in self._newest_first()[KEEP:]:
-            old.with_suffix(".pt").unlink(missing_ok=True)
-            old.unlink()
+        note = path.with_suffix(".json")
+        atomic.write_json(note, {"fingerprint": self.fingerprint, "sha256": sha256_of(path), "step": step})
+        old = [other for other in self._useless if other != note]
+        for other in old + [other for other in self._newest_first() if other not in old][KEEP:]:
+            other.with_suffix(".pt").unlink(missing_ok=True)
+            other.unlink(missing_ok=True)
+        self._useless = []
         return path
 
     def load(self) -> dict[str, Any] | None:
         """The newest whole checkpoint of this run, or None."""
-        for note_path in self._newest_first():
-            path = note_path.with_suffix(".pt")
+        self._useless, passed_over = [], ""
+        for note in self._newest_first():
+            path = note.with_suffix(".pt")
             try:
-                note = atomic.read_json(note_path)
-                if note["fingerprint"] != self.fingerprint:
-                    logger.info("%s belongs to other options or matches: starting afresh", path)
-                    return None
-                if sha256_of(path) != note["sha256"]:
-                    raise ArtifactError(f"{path} is damaged", "its hash differs")
-                return torch.load(path, map_location="cpu", weights_only=True)
+                state = self._read(path, atomic.read_json(note))
             except (ArtifactError, OSError, KeyError, TypeError) as error:
-                logger.warning("cannot use %s (%s); trying the checkpoint before it", path, error)
+                passed_over += f"cannot use {path}: {error} "
+                self._useless.append(note)
+                continue
+            if state is not None:
+                if passed_over:
+                    logger.warning("%sGoing on from the one before, %s", passed_over, path)
+                return state
+            logger.info("%s belongs to other options or matches", path)
+            self._useless.append(note)
+        if passed_over:
+            logger.warning("%sNo other is left: starting afresh", passed_over)
         return None
+
+    def _read(self, path: Path, note: dict[str, Any]) -> dict[str, Any] | None:
+        """The state in a checkpoint; None when it is another run's."""
+        if note["fingerprint"] != self.fingerprint:
+            return None
+        if sha256_of(path) != note["sha256"]:
+            raise ArtifactError(f"{path.name} is damaged", "its hash differs")
+        return torch.load(path, map_location="cpu", weights_only=True)
 
     def clear(self) -> None:
         """Remove all checkpoints (the run is finished)."""
         if self.folder.exists():
             for path in self.folder.glob("*checkpoint-*"):
                 path.unlink(missing_ok=True)
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoint-*.json"), reverse=True)

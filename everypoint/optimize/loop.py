@@ -95,33 +95,34 @@ class Trainer:
 def train(trainer: Trainer, checkpoints: Checkpoints, progress: Progress) -> None:
     """Run (or go on with) all planned steps.
 
-    Raises :class:`TrainingError` when the loss is not finite (the last good checkpoint stays), and SystemExit with
-    ``EXIT_TRY_AGAIN`` after SIGTERM or SIGUSR1, once a checkpoint is written.
+    Raises :class:`TrainingError` when the loss or the state is not finite (the last good checkpoint stays), and
+    SystemExit with ``EXIT_TRY_AGAIN`` after SIGTERM or SIGUSR1, once a checkpoint is written.
     """
     options = trainer.options
-    done, sums, rows = _resume(trainer, checkpoints)
-    progress.start(done, rows)
-    spent = _seconds(rows)
-    started = saved = time.monotonic()
     with _stop_signals() as stop:
-        for step in range(done, options.steps):
-            _add(sums, trainer.step(step))
-            last, out_of_time = step + 1 == options.steps, False
-            logged = (step + 1) % options.log_every == 0 or last
-            if logged:
-                progress.row(_row(trainer, sums, step, spent + time.monotonic() - started))
-                sums = {}
-                out_of_time = options.max_seconds is not None and _seconds(progress.rows) >= options.max_seconds
-            if stop.asked or (logged and time.monotonic() - saved > options.checkpoint_seconds):
-                checkpoints.save(step + 1, {**trainer.state(), "sums": sums, "rows": progress.rows})
-                progress.flush()
-                saved = time.monotonic()
-            if stop.asked and not last:
-                progress.close()
-                raise SystemExit(EXIT_TRY_AGAIN)
-            if out_of_time:
-                break
-    progress.close()
+        done, sums, rows = _resume(trainer, checkpoints)
+        progress.start(done, rows)
+        spent, started = _seconds(rows), time.monotonic()
+        saved = started
+        try:
+            for step in range(done, options.steps):
+                if options.max_seconds is not None and _seconds(progress.rows) >= options.max_seconds:
+                    break
+                _add(sums, trainer.step(step))
+                last = step + 1 == options.steps
+                if last or (step + 1) % options.log_every == 0:
+                    progress.row(_row(trainer, sums, step, spent + time.monotonic() - started))
+                    sums = {}
+                if stop.asked or time.monotonic() - saved > options.checkpoint_seconds:
+                    _require_finite(trainer, sums, step)
+                    checkpoints.save(step + 1, {**trainer.state(), "sums": sums, "rows": progress.rows})
+                    progress.flush()
+                    saved = time.monotonic()
+                if stop.asked and not last:
+                    raise SystemExit(EXIT_TRY_AGAIN)
+            _require_finite(trainer, sums, options.steps - 1)
+        finally:
+            progress.close()
 
 
 def _seconds(rows: list[dict[str, Any]]) -> float:
@@ -155,14 +156,27 @@ def _row(trainer: Trainer, sums: dict[str, Tensor], step: int, seconds: float) -
     row: dict[str, Any] = {"step": step + 1, "seconds": round(seconds, 3)}
     row.update({name: float(value) / count for name, value in sums.items()})
     if not math.isfinite(row["loss"]):
-        raise TrainingError(
-            f"the loss is not a finite number around step {step + 1}",
-            "the optimisation diverged",
-            "lower optimize.learning_rate; the last good checkpoint is kept",
-        )
+        raise _diverged("the loss", step)
     row["error"] = trainer.held_out_error()
     row["learning_rate"] = trainer.optimizer.param_groups[0]["lr"]
     return row
+
+
+def _require_finite(trainer: Trainer, sums: dict[str, Tensor], step: int) -> None:
+    """Never save a state that cannot be gone on from: the loss may still be finite when a gradient was not."""
+    state = trainer.state()
+    moments = [value for moment in state["optimizer"]["state"].values() for value in moment.values()]
+    tensors = [*trainer.model.parameters(), *moments, *state["sampler"].values(), *sums.values()]
+    if not torch.stack([tensor.isfinite().all().to(trainer.sampler.device) for tensor in tensors]).all():
+        raise _diverged("the model", step)
+
+
+def _diverged(what: str, step: int) -> TrainingError:
+    return TrainingError(
+        f"{what} is not finite around step {step + 1}",
+        "the optimisation diverged",
+        "lower optimize.learning_rate; the last good checkpoint is kept",
+    )
 
 
 class _Stop:

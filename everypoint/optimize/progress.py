@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 from pathlib import Path
@@ -57,7 +58,8 @@ class Progress:
             logger.info(message, self.title, row["step"], self.steps, row["error"], left)
 
     def flush(self) -> None:
-        atomic.write_text(self.path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in self.rows))
+        lines = (json.dumps(_without_nan(row), sort_keys=True, allow_nan=False) + "\n" for row in self.rows)
+        atomic.write_text(self.path, "".join(lines))
         if self._writer is not None:
             self._writer.flush()
 
@@ -67,3 +69,8 @@ class Progress:
             self._writer.close()
         if self._bar is not None:
             self._bar.close()
+
+
+def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
+    """NaN (no held-out matches, say) as null, so that every reader accepts the file."""
+    return {name: value if math.isfinite(value) else None for name, value in row.items()}

@@ -58,9 +58,9 @@ def optimize(
 
 def prepare(matches: Matches, preset: Preset, device: torch.device | str, seed: int) -> Trainer:
     """Model with its warm start, sampler and optimiser of one video, ready for step 0."""
-    start = warm_start(matches)
+    start = warm_start(matches, seed)
     model = MotionModel(matches.frames, matches.size, preset.model, seed)
-    model.set_camera(start.affine)
+    model.set_camera(start.camera)
     if preset.model.motion_depth:
         maps = depth_from_motion(matches, start.residual, model.depth.size, preset.model.motion_depth)
         model.set_depth(maps)

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from everypoint.artifacts.matches import CYCLE, Matches, to_fixed
-from everypoint.config.options import LossOptions, ModelOptions, OptimizeOptions, Preset, SamplerOptions
+from everypoint.config.options import ModelOptions, OptimizeOptions, Preset, SamplerOptions
 from everypoint.optimize.loop import Trainer
 from everypoint.optimize.run import prepare
 
 SIZE = (32, 48)
+STEPS = 24
 Ends = tuple[np.ndarray, np.ndarray]
 
 
@@ -88,8 +89,8 @@ def camera_matches(
 
 def tiny_preset(**changes) -> Preset:
     """An optimiser that takes milliseconds a step; ``changes`` are laid over its ``optimize`` section."""
-    sampler = SamplerOptions(batch=128, adjacent_share=0.25, motion_share=0.25, hard_share=0.25, refresh=7)
-    optimize = OptimizeOptions(steps=40, warmup=5, log_every=10, tensorboard=False, sampler=sampler).model_dump()
+    sampler = SamplerOptions(batch=64, adjacent_share=0.25, motion_share=0.25, hard_share=0.25, refresh=7)
+    optimize = OptimizeOptions(steps=STEPS, warmup=5, log_every=10, tensorboard=False, sampler=sampler).model_dump()
     return Preset(
         description="for tests",
         tracker="optimize",
@@ -124,6 +125,3 @@ def jsonl(folder: Path) -> list[dict]:
 
     lines = (folder / "train.jsonl").read_text().splitlines()
     return [json.loads(line, parse_constant=refuse) for line in lines]
-
-
-NO_LOSS = LossOptions(flow=0, depth=0, occlusion=0)

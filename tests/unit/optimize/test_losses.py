@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_rate_falls_along_a_cosine_to_its_final_share():
     assert rate(100, 100, 0, 0.02) == pytest.approx(0.02)
     assert rate(99, 100, 0, 0.02) == pytest.approx(0.02, abs=5e-4)
     falling = [rate(step, 100, 0, 0.02) for step in range(100)]
-    assert all(a > b for a, b in zip(falling, falling[1:]))
+    assert all(a > b for a, b in pairwise(falling))
 
 
 def test_rate_without_a_fall_stays():
