@@ -204,7 +204,7 @@ class OptimizeOptions(Options):
     )
     learning_rate: PositiveFloat = Field(3e-3, description="Adam's rate for the bijection.")
     depth_learning_rate: PositiveFloat = Field(5e-3, description="Adam's rate for the depth maps.")
-    camera_learning_rate: Annotated[float, Field(ge=0)] = Field(1e-4, description="Adam's rate for the camera maps.")
+    camera_learning_rate: Annotated[float, Field(ge=0)] = Field(1e-5, description="Adam's rate for the camera maps.")
     warmup: Annotated[int, Field(ge=0)] = Field(50, description="Steps of linear warm-up.")
     final_rate: Annotated[float, Field(ge=0, le=1)] = Field(
         0.02, description="Last rate as a share of the first (cosine)."

@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 
 from everypoint.artifacts.matches import Matches
-from everypoint.optimize.warmstart import (
-    LEAST_MATCHES,
-    camera_affines,
-    depth_from_motion,
-    motion_residual,
-    robust_affine,
-    warm_start,
-)
+from everypoint.optimize.camera import LEAST_MATCHES, adjust, camera_affines, camera_motion, is_sane, robust_affine
+from everypoint.optimize.warmstart import depth_from_motion, motion_residual, warm_start
 from tests.unit.optimize.made import SQUARE, apply, camera_matches, camera_path, table
 
 KNOWN = np.array([[1.05, -0.08, 4.0], [0.06, 0.97, -2.5], [0, 0, 1]])
@@ -119,8 +113,8 @@ def test_a_missing_step_counts_as_a_still_camera_and_the_rest_goes_on(keep):
 
 def test_no_adjacent_pairs_at_all():
     matches = camera_matches(frames=6, gaps=(3,), square=(2.0, 0.0))
-    start = warm_start(matches)
-    np.testing.assert_array_equal(start.affine, np.repeat(np.eye(3)[None, :2], 6, axis=0))
+    start = warm_start(matches, seed=0)
+    assert is_sane(start.camera, matches.size)
     assert np.isfinite(start.residual).all()
     depth = depth_from_motion(matches, start.residual, (4, 6), 0.5)
     np.testing.assert_array_equal(depth, np.zeros((6, 4, 6)))  # no evidence within the largest gap: flat
@@ -144,7 +138,7 @@ def test_residual_is_the_distance_to_the_camera_over_the_root_of_the_gap():
 
 def test_what_moves_by_itself_starts_in_front():
     matches = camera_matches(frames=6, per_pair=1500, square=(2.0, 1.0))
-    depth = depth_from_motion(matches, warm_start(matches).residual, (8, 12), 0.5)  # cells of 4 px
+    depth = depth_from_motion(matches, warm_start(matches, seed=0).residual, (8, 12), 0.5)  # cells of 4 px
     assert depth.shape == (6, 8, 12)
     assert depth.dtype == np.float32
     inside, outside = depth[:, 3:5, 4:6], np.concatenate([depth[:, :, :1], depth[:, :, -2:]], axis=2)
@@ -155,13 +149,63 @@ def test_what_moves_by_itself_starts_in_front():
 
 def test_a_still_picture_starts_flat():
     matches = camera_matches(frames=4, per_pair=800)
-    depth = depth_from_motion(matches, warm_start(matches).residual, (8, 12), 0.5)
+    depth = depth_from_motion(matches, warm_start(matches, seed=0).residual, (8, 12), 0.5)
     assert np.abs(depth).max() < 0.05
 
 
 def test_cells_without_matches_have_a_depth():
     a = np.random.default_rng(0).uniform([0, 0], [10, 10], (100, 2))
     matches = table({(0, 1): (a, a + 1), (1, 0): (a + 1, a)}, 3)
-    start = warm_start(matches)
+    start = warm_start(matches, seed=0)
     depth = depth_from_motion(matches, start.residual, (8, 12), 0.5)
     assert np.isfinite(depth).all()
+
+
+def homography_path(frames: int) -> np.ndarray:
+    """A camera that pans with perspective: homographies [T, 3, 3] of index coordinates into frame 0."""
+    path = np.repeat(np.eye(3)[None], frames, axis=0)
+    for t in range(frames):
+        path[t] += t * np.array([[0.004, -0.006, 2.0], [0.005, 0.002, -0.8], [2e-4, -1e-4, 0.0]])
+    return path
+
+
+def project(homography: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    lifted = xy @ homography[:, :2].T + homography[:, 2]
+    return lifted[:, :2] / lifted[:, 2:]
+
+
+def test_adjustment_finds_homographies_where_a_chain_of_affine_maps_drifts():
+    path, random, pairs = homography_path(6), np.random.default_rng(3), {}
+    for i in range(6):
+        for j in range(6):
+            if abs(i - j) in (1, 2, 4):
+                a = random.uniform([0, 0], [47, 31], (400, 2))
+                b = project(np.linalg.inv(path[j]) @ path[i], a)
+                b[:80] += random.uniform(-6, 6, (80, 2))  # a fifth moves by itself
+                inside = (b >= 0).all(1) & (b <= [47, 31]).all(1)
+                pairs[i, j] = (a[inside], b[inside])
+    matches = table(pairs, 6)
+    chain = camera_affines(matches)
+    adjusted = adjust(matches, chain, seed=0)
+
+    def drift(camera: np.ndarray) -> float:
+        relative, truth = np.linalg.inv(camera[0]) @ camera[5], np.linalg.inv(path[0]) @ path[5]
+        inner = np.array([[20.0, 10.0], [40.0, 20.0], [30.0, 28.0]])
+        return float(np.abs(project(relative, inner) - project(truth, inner)).max())
+
+    assert drift(adjusted) < 0.15 < drift(chain)
+
+
+def test_a_camera_that_broke_down_is_not_sane():
+    good = homography_path(4)
+    assert is_sane(good, (32, 48))
+    for breakage in ([[0, 0, 0], [0, 0, 0], [-0.05, 0, 0]], [[0, 0, 1e4], [0, 0, 0], [0, 0, 0]]):
+        bad = good.copy()
+        bad[2] += np.array(breakage)
+        assert not is_sane(bad, (32, 48))
+
+
+def test_no_matches_mean_no_camera_motion():
+    nothing = (np.empty((0, 2)), np.empty((0, 2)))
+    camera = camera_motion(table({(0, 1): nothing, (1, 0): nothing}, 3), seed=0)
+    np.testing.assert_array_equal(camera, np.repeat(np.eye(3)[None], 3, axis=0))
