@@ -28,7 +28,10 @@ SMALLEST_SIDE = 32  # below this the coarsest level of the search holds no patch
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """DIS cuts the frame into one stripe a thread and propagates within stripes: one thread, one result."""
+    """OpenCV on one thread. DIS propagates matches within stripes of the frame, which it hands out to threads.
+
+    No dependence on their number was seen (OpenCV 5, one to four threads), but none is promised either.
+    """
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

@@ -123,20 +123,28 @@ def test_dis_takes_small_frames(size):
     assert np.isfinite(flow).all()
 
 
-def test_dis_does_not_depend_on_threads_or_on_what_was_asked_before():
+def test_dis_computes_on_one_thread_and_puts_the_number_back(monkeypatch):
     import cv2
 
-    frames = shifted_texture(3, (128, 160))
-    alone = DisBackend(FlowOptions(backend="dis")).open(frames).flows(0, [2])
+    session = DisBackend(FlowOptions(backend="dis")).open(shifted_texture(2, (64, 64)))
+    seen, grey = [], session._grey
+    monkeypatch.setattr(session, "_grey", lambda index: seen.append(cv2.getNumThreads()) or grey(index))
     before = cv2.getNumThreads()
     cv2.setNumThreads(2)
     try:
-        session = DisBackend(FlowOptions(backend="dis")).open(frames)
-        session.flows(1, [0, 2])
-        assert np.array_equal(session.flows(0, [1, 2])[1:], alone)
+        session.flows(0, [1])
+        assert set(seen) == {1}
         assert cv2.getNumThreads() == 2
     finally:
         cv2.setNumThreads(before)
+
+
+def test_dis_does_not_depend_on_what_was_asked_before():
+    frames = shifted_texture(3, (128, 160))
+    alone = DisBackend(FlowOptions(backend="dis")).open(frames).flows(0, [2])
+    session = DisBackend(FlowOptions(backend="dis")).open(frames)
+    session.flows(1, [0, 2])
+    assert np.array_equal(session.flows(0, [1, 2])[1:], alone)
 
 
 def test_dis_reads_read_only_and_reversed_frames():
