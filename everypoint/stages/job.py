@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from everypoint import __version__
 from everypoint.artifacts import atomic
 from everypoint.errors import EverypointError
+
+TRY_AGAIN = 75  # EX_TEMPFAIL: nothing is wrong with the work itself
 
 logger = logging.getLogger(__name__)
 
@@ -45,16 +48,33 @@ def run(snakemake: Any, stage: Callable[..., None], **arguments: Any) -> None:
 def _start(log: Path, name: str, runtime: dict[str, Any]) -> None:
     """Open the log, forget the last failure, and apply what the job needs but does not depend on."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    record_path(log).unlink(missing_ok=True)
-    handler = logging.FileHandler(log, mode="w", encoding="utf-8")
+    handler = logging.FileHandler(log, mode="a", encoding="utf-8")
+    _lock(handler.stream, log, name)
     logging.basicConfig(
         level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
     logger.setLevel(logging.DEBUG)
     logging.captureWarnings(True)
+    record_path(log).unlink(missing_ok=True)
     logger.info("%s, everypoint %s, process %d", name, __version__, os.getpid())
     if runtime.get("assets"):
         os.environ["EVERYPOINT_ASSETS"] = str(runtime["assets"])
+
+
+def _lock(file: TextIO, log: Path, name: str) -> None:
+    """Lock and empty the log for as long as this process lives; ends the process when another one holds it.
+
+    When Snakemake alone is killed, its jobs live on; started again it would put a second writer beside the first.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sentence = f"another process is still at work on this, see {log}; wait for it or stop it, then run again."
+        print(f"\n{name}: {sentence}", file=sys.stderr)  # noqa: T201 - as in _fail
+        sys.exit(TRY_AGAIN)
+    except OSError as error:  # a file system without locks
+        logger.debug("no lock on %s: %s", log, error)
+    file.truncate(0)
 
 
 def _fail(log: Path, name: str, rule: str, sentence: str) -> None:

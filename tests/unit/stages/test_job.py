@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 from types import SimpleNamespace
@@ -59,6 +60,21 @@ def test_a_defect_keeps_its_traceback_in_the_log_only(snakemake, capfd):
     assert len(shown.strip().splitlines()) == 1
     assert "a defect of everypoint (KeyError" in shown
     assert "Traceback" in log_of(snakemake)
+
+
+def test_a_second_writer_is_refused(snakemake, capfd):
+    os.makedirs(os.path.dirname(snakemake.log[0]))
+    with open(snakemake.log[0], "a") as file:
+        file.write("of the first")
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(SystemExit) as end:
+            job.run(snakemake, lambda: pytest.fail("it ran"))
+    assert end.value.code == job.TRY_AGAIN
+    assert "another process is still at work on this" in capfd.readouterr().err
+    assert log_of(snakemake) == "of the first"
+    job.run(snakemake, lambda: None)  # the lock ended with its holder
+    assert "of the first" not in log_of(snakemake)
 
 
 def test_the_assets_folder_reaches_the_stage(snakemake, monkeypatch):
