@@ -143,7 +143,7 @@ class ChainOptions(Options):
         0.5, description="chain-multi: cost of looking unlike the query (times 1 - cosine)."
     )
     appearance_threshold: float = Field(
-        0.2, description="chain-multi: a point less like its query than this is occluded."
+        -0.2, description="chain-multi: a point less like its query than this is occluded."
     )
 
 
@@ -234,7 +234,7 @@ class ReadoutOptions(Options):
         1, description="Fused: agreeing arrivals that make a frame visible which the chain called occluded."
     )
     recover_error: PositiveFloat = Field(
-        5.0, description="Fused: largest forward-backward error of an arrival that counts."
+        8.0, description="Fused: largest forward-backward error of an arrival that counts."
     )
 
 

@@ -5,7 +5,7 @@ Three passes over the tracks of the flow evidence:
 1. refine: every position becomes the robust mean of all arrivals at it, from visible frames before *and* after it;
 2. recover: a frame called occluded is visible after all when arrivals from both the flows and the model agree there;
 3. fill: where the point is hidden, the model's motion carries it, shifted so that it meets the visible track at both
-   ends of the gap. A globally consistent model is strong exactly there, and flows are blind.
+   ends of the gap, if the model agrees with the visible track around it. Flows are blind there.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from everypoint.geometry import inside_index
 from everypoint.track.base import TrackArrays
 from everypoint.track.chain import step
 
+TRUSTED_SPAN = 4  # frames over which the model has to agree with a visible track to carry it further
 OWN_WEIGHT = 2.0  # weight of a position in its own refinement; an arrival with no error weighs 10
 
 
@@ -30,28 +31,41 @@ def fuse(
     options: ReadoutOptions,
 ) -> TrackArrays:
     """Join flow evidence and a model's proposal for the same queries [N, 3] (t, x, y index)."""
-    anchored = anchor(evidence, proposal, queries)
+    anchored = anchor(evidence, proposal, options.agreement)
     tracks, visible = evidence.tracks.copy(), evidence.visible.copy()
     for _ in range(options.refine_rounds):
         tracks, visible = _refine(tracks, visible, anchored, store, chain, options)
         own = queries[:, 0].astype(int), np.arange(len(queries))
         tracks[own], visible[own] = queries[:, 1:], True
-    filled = anchor(TrackArrays(tracks, visible, evidence.confidence), proposal, queries)
+    filled = anchor(TrackArrays(tracks, visible, evidence.confidence), proposal, options.agreement)
     tracks = np.where(visible[..., None], tracks, filled)
     confidence = np.where(visible, np.maximum(evidence.confidence, 0.5), 0.3 * proposal.confidence)
     return TrackArrays(tracks.astype(np.float32), visible, confidence.astype(np.float32))
 
 
-def anchor(evidence: TrackArrays, proposal: TrackArrays, queries: np.ndarray) -> np.ndarray:
-    """The proposal [T, N, 2] shifted to meet the visible evidence; the shift is interpolated over hidden frames."""
+def anchor(evidence: TrackArrays, proposal: TrackArrays, agreement: float) -> np.ndarray:
+    """The proposal [T, N, 2] shifted to meet the visible evidence; the shift is interpolated over hidden frames.
+
+    A model that does not know a point's motion is of no help: where the shift changes by more than ``agreement`` px
+    between the two visible frames around t (or, beyond the first or last visible frame, over the ``TRUSTED_SPAN``
+    frames before it), the evidence's own position is kept.
+    """
     frames, count = evidence.visible.shape
     shift = evidence.tracks - proposal.tracks
-    out = proposal.tracks.copy()
+    out = evidence.tracks.copy()
     times = np.arange(frames)
     for n in range(count):
         known = np.flatnonzero(evidence.visible[:, n])
-        for axis in range(2):
-            out[:, n, axis] += np.interp(times, known, shift[known, n, axis])
+        after = np.searchsorted(known, times)
+        left = known[np.maximum(after - 1, 0)]
+        right = known[np.minimum(after, len(known) - 1)]
+        single = left == right  # before the first or after the last visible frame
+        other = np.where(times <= known[0], known[0] + TRUSTED_SPAN, known[-1] - TRUSTED_SPAN)
+        other = known[np.abs(known[None] - other[:, None]).argmin(1)]
+        change = np.linalg.norm(shift[right, n] - shift[np.where(single, other, left), n], axis=-1)
+        moved = [np.interp(times, known, shift[known, n, axis]) for axis in range(2)]
+        helpful = change <= agreement
+        out[helpful, n] = (proposal.tracks[:, n] + np.stack(moved, -1))[helpful]
     return out
 
 
