@@ -135,7 +135,8 @@ def adjust(matches: Matches, start: np.ndarray, seed: int) -> np.ndarray:
     for step in range(ADJUSTMENT_STEPS):
         i, j, a, b = _draw(matches, random)
         scale = max(WIDE * (NARROW / WIDE) ** (step / ADJUSTMENT_STEPS) * max(height, width), LEAST_SCALE)
-        relative = torch.linalg.inv(camera)[j] @ camera[i]
+        # index_select, not camera[i]: the gradient of [i] is summed in no fixed order by several threads, and slowly
+        relative = torch.linalg.inv(camera).index_select(0, j) @ camera.index_select(0, i)
         mapped = (relative[:, :, :2] * ((a + to_unit) / half)[:, None]).sum(-1) + relative[:, :, 2]
         mapped = mapped[:, :2] / mapped[:, 2:].clamp(min=0.1)
         squared = ((mapped * half - to_unit - b) ** 2).sum(-1)
