@@ -51,7 +51,7 @@ def prepare(work: Path, size: int) -> dict[str, Any]:
             shutil.copytree(SHARED / "data" / "davis480" / name / "color", target / "color")
         points, occluded = np.asarray(item["points"], np.float32), np.asarray(item["occluded"], bool)
         atomic.save_npz(videos / f"{name}.annotations.npz", points=points, occluded=occluded)
-    return {"videos": str(videos), "queries": {"mask": "off"}}
+    return {"videos": str(videos)}
 
 
 def run(work: Path, size: int, methods: list[str], overrides: dict[str, Any], cores: int, wanted: str) -> Path:
@@ -60,10 +60,11 @@ def run(work: Path, size: int, methods: list[str], overrides: dict[str, Any], co
     config = {**prepare(work, size), "results": str(results), "methods": methods, "overrides": overrides}
     config["overlay"] = {"enabled": False}
     atomic.write_text(work / "config.yaml", yaml.safe_dump(config))
-    command = [sys.executable, "-m", "snakemake", "--configfile", str(work / "config.yaml"), "--cores", str(cores)]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(work)]
+    command += ["--configfile", str(work / "config.yaml"), "--cores", str(cores)]
     if wanted:
         command += wanted.split()
-    subprocess.run(command, check=True, cwd=ROOT)
+    subprocess.run(command, check=True)
     return results
 
 
@@ -77,6 +78,8 @@ def table(results: Path, methods: list[str]) -> str:
     rows = []
     for method, videos in found.items():
         scores = {video: content["modes"]["strided"] for video, content in videos.items()}
+        if not scores:
+            continue
         means, _ = mean_over_videos(list(scores.values()))
         rows.append([f"**{method}**", f"**mean of {len(scores)}**", *_cells(means), ""])
         for video, values in scores.items():
@@ -99,6 +102,7 @@ def _seconds(folder: Path) -> str:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, choices=(256, 480), default=256)
     parser.add_argument("--methods", nargs="+", default=["chain"])
