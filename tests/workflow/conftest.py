@@ -25,6 +25,7 @@ from everypoint.scenes.truth import annotations
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = (64, 96)
+THREADED = ("flow", "features", "matches", "optimize", "tracks")
 LENGTH = 40  # frames of a whole scene; the first few of them move gently
 STARTED = re.compile(r"^(?:local)?(?:rule|checkpoint) (\w+):$")
 WILDCARDS = re.compile(r"^    wildcards: (.*)$")
@@ -98,7 +99,9 @@ class Workflow:
 
     def arguments(self, *extra: str) -> list[str]:
         """The working directory is the folder of this run; Snakefile, scripts and profile are the checkout's."""
-        return ["-s", str(ROOT / "Snakefile"), "--configfile", "my.yaml", "--cores", "2", *extra]
+        start = ["-s", str(ROOT / "Snakefile"), "--configfile", "my.yaml", "--cores", "2"]
+        # arrays are tiny here: two threads would wait for each other, two jobs do not
+        return [*start, "--set-threads", *(f"{rule}=1" for rule in THREADED), *extra]
 
     def run(self, *extra: str, environment: dict[str, str] | None = None) -> Run:
         output = self.folder / "output.txt"
