@@ -53,6 +53,13 @@ def _optimized(preset: Preset, queries: np.ndarray, inputs: TrackInputs, device:
     from everypoint.track.model import model_tracks
 
     model = load_model(_needed(inputs.model, "the optimised model"), device)
+    video = inputs.frames.shape[:3]
+    if (model.frames, *model.frame_size) != video:
+        raise ArtifactError(
+            f"{inputs.model} is the model of another video",
+            f"it has {model.frames} frames of {model.frame_size}, the video {video[0]} of {video[1:]}",
+            "delete it and run again",
+        )
     proposal = model_tracks(model, queries, preset.readout.occlusion_depth)
     if not preset.readout.fuse:
         return proposal
@@ -63,5 +70,5 @@ def _optimized(preset: Preset, queries: np.ndarray, inputs: TrackInputs, device:
 
 def _needed(value: Value | None, name: str) -> Value:
     if value is None:
-        raise ArtifactError(f"{name} are missing for this preset", cure="run the workflow again")
+        raise ArtifactError(f"an input of this preset is missing, {name}", cure="run the workflow again")
     return value

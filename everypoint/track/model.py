@@ -36,4 +36,6 @@ def model_tracks(model: MotionModel, queries: np.ndarray, occlusion_depth: float
             out.visible[t, rows] = (behind < occlusion_depth).cpu().numpy() & inside_index(position, *model.frame_size)
             out.confidence[t, rows] = torch.sigmoid(4 * (1 - behind / occlusion_depth)).cpu().numpy()
     out.confidence[~out.visible] *= 0.5
+    own = queries[:, 0].astype(int), np.arange(len(queries))  # the query itself, without rounding and always seen
+    out.tracks[own], out.visible[own], out.confidence[own] = queries[:, 1:], True, 1.0
     return out

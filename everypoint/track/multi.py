@@ -20,6 +20,7 @@ from everypoint.track.appearance import Appearance
 from everypoint.track.base import TrackArrays, empty_tracks
 from everypoint.track.chain import step
 
+NEVER = 1e9  # more than any cost: an arrival that holds comes before one that does not
 LARGEST_ERROR = 20.0  # px at which the cost of one step saturates
 
 
@@ -101,7 +102,8 @@ def _take_best(
     rank = np.full(cost.shape[1], np.inf)
     cost[t, active] = np.inf
     for arrival in arrivals:
-        own = np.where(arrival.holds, arrival.cost, arrival.cost + 1e6)
+        price = arrival.cost.astype(np.float64)  # in float32 the offset would swallow differences below 0.06
+        own = np.where(arrival.holds, price, price + NEVER)
         better = own < rank[arrival.rows]
         rows = arrival.rows[better]
         rank[rows] = own[better]

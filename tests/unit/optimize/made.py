@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
 from everypoint.artifacts.matches import CYCLE, Matches, to_fixed
 from everypoint.config.options import ModelOptions, OptimizeOptions, Preset, SamplerOptions
+from everypoint.optimize import run
 from everypoint.optimize.loop import Trainer
-from everypoint.optimize.run import prepare
+from everypoint.optimize.warmstart import WarmStart, warm_start
 
 SIZE = (32, 48)
 STEPS = 24
@@ -99,9 +102,17 @@ def tiny_preset(**changes) -> Preset:
     )
 
 
-def trainer(preset: Preset | None = None, seed: int = 0, matches: Matches | None = None) -> Trainer:
-    matches = camera_matches(square=(1.5, 0.5)) if matches is None else matches
-    return prepare(matches, preset or tiny_preset(), "cpu", seed)
+@functools.cache
+def _started() -> tuple[Matches, WarmStart]:
+    matches = camera_matches(square=(1.5, 0.5))
+    return matches, warm_start(matches, 0)
+
+
+def trainer(preset: Preset | None = None, seed: int = 0) -> Trainer:
+    """Ready for step 0 on the same matches every time; their warm start is computed once."""
+    matches, start = _started()
+    with mock.patch.object(run, "warm_start", return_value=start):
+        return run.prepare(matches, preset or tiny_preset(), "cpu", seed)
 
 
 def same_state(first: dict, second: dict) -> bool:
