@@ -4,7 +4,12 @@
 #   snakemake -n                                what would be done
 #   snakemake --configfile my.yaml --directory elsewhere
 
-from everypoint.stages.plan import check_yaml, default_config
+from everypoint.stages.driver import (
+    check_yaml,
+    default_config,
+    hold_lock,
+    plan_or_sentence,
+)
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -34,3 +39,7 @@ rule all:
         "<results>/report.html",
         "<results>/report/summary.json",
     localrule: True
+
+
+onstart:
+    hold_lock(".snakemake/everypoint/run.lock")

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from everypoint.artifacts import atomic
-from everypoint.config.load import nearest, parse_config, read_yaml
+from everypoint.config.load import nearest, parse_config
 from everypoint.config.options import FlowOptions, FramesOptions, Preset, QueryOptions
 from everypoint.config.presets import load_preset
 from everypoint.config.user import Config
-from everypoint.errors import ConfigError, EverypointError, InputError
+from everypoint.errors import ConfigError, InputError
 from everypoint.stages import relevant
 from everypoint.video.discover import Entry, discover
 
@@ -365,30 +365,3 @@ def _expanded(folder: str | None) -> str | None:
 def stage_versions() -> dict[str, int]:
     """The version of every stage, by rule."""
     return {name: importlib.import_module(f"everypoint.stages.{name}").VERSION for name in STAGES}
-
-
-# ------------------------------------------------------------------------------------- for the Snakefile
-# An expected failure ends the process with its sentence and code 1; an exception would show a traceback of Snakemake.
-
-
-def default_config(basedir: str | os.PathLike[str]) -> Path:
-    """The configuration that is read when none is named: that of the working directory, else that of the checkout."""
-    here = Path("workflow_config.yaml")
-    return here if here.exists() else Path(basedir) / here
-
-
-def check_yaml(files: Iterable[str | os.PathLike[str]]) -> None:
-    """End the process when a file is not YAML or holds a key twice."""
-    try:
-        for file in files:
-            read_yaml(file)
-    except EverypointError as error:
-        raise SystemExit(f"everypoint: {error}") from None
-
-
-def plan_or_sentence(value: Mapping[str, Any], source: str, cache: str | os.PathLike[str] | None = None) -> Plan:
-    """:func:`make_plan`, or the end of the process."""
-    try:
-        return make_plan(value, source, cache)
-    except EverypointError as error:
-        raise SystemExit(f"everypoint: {error}") from None

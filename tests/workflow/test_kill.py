@@ -62,7 +62,6 @@ def test_kill_and_run_again(workspace, undisturbed, moment):
     expected, seconds = undisturbed
     folder = prepare(workspace)
     before = {rule for _, rule in FINISHED.findall(run_and_kill(folder, moment * seconds))}
-    folder.finished("--unlock")
     again = folder.finished()
     assert sha256(folder.tracks("scene", "cpu")) == expected
     assert not before & set(again.rules), f"done again: {before & set(again.rules)}"
@@ -79,7 +78,6 @@ def test_a_killed_optimisation_goes_on(workspace, undisturbed):
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=0.02)
     kill(process)
-    folder.finished("--unlock")
     again = folder.finished()
     assert {"frames", "flow", "matches"}.isdisjoint(again.rules)
     assert sha256(folder.tracks("scene", "cpu")) == expected

@@ -13,7 +13,7 @@ from everypoint.artifacts import atomic
 from everypoint.config.presets import load_preset
 from everypoint.errors import ConfigError, InputError
 from everypoint.stages import relevant
-from everypoint.stages.plan import STAGES, check_yaml, default_config, make_plan, plan_or_sentence, stage_versions
+from everypoint.stages.plan import STAGES, make_plan, stage_versions
 
 
 def of(video: str, preset: str = "chain", key: str = "") -> SimpleNamespace:
@@ -152,19 +152,6 @@ def test_gpus(videos):
 
 def test_runtime_names_the_assets_folder(videos):
     assert plan_of(assets="weights").runtime()["assets"] == "weights"
-
-
-def test_failures_end_the_process_with_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as end:
-        plan_or_sentence({"metods": []}, "c.yaml")
-    assert end.value.code == "everypoint: c.yaml: unknown key 'metods', did you mean 'methods'."
-    (tmp_path / "workflow_config.yaml").write_text("a: [")
-    assert str(default_config("/checkout")) == "workflow_config.yaml"
-    with pytest.raises(SystemExit, match=r"everypoint: workflow_config\.yaml line"):
-        check_yaml([default_config("/checkout")])
-    (tmp_path / "workflow_config.yaml").unlink()
-    assert str(default_config("/checkout")) == "/checkout/workflow_config.yaml"
 
 
 def test_every_stage_has_a_version():
