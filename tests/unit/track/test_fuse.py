@@ -1,0 +1,172 @@
+"""The fused read-out: fills what is hidden, keeps what is seen, recovers what both sides vouch for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from everypoint.artifacts.flows import FlowStore
+from everypoint.config.options import ChainOptions, ReadoutOptions
+from everypoint.track.base import TrackArrays, empty_tracks
+from everypoint.track.fuse import anchor, fuse
+from everypoint.track.multi import chain_multi_tracks
+from tests.unit.track.worlds import constant_store, exact_store, queries_of, scene, truth_of
+
+CHAIN = ChainOptions(cycle_threshold=3.0, intervals=(1, 2, 4, 8), direct=True, step_cost=0.1)
+READOUT = ReadoutOptions(refine_rounds=2, agreement=3.0, recover_support=1, recover_error=5.0)
+FRAMES = 12
+
+
+@pytest.fixture(scope="module")
+def made():
+    return scene("occluder", FRAMES)
+
+
+@pytest.fixture(scope="module")
+def store(made, tmp_path_factory) -> FlowStore:
+    return exact_store(made, tmp_path_factory.mktemp("flows") / "flow")
+
+
+@pytest.fixture(scope="module")
+def queries(made) -> np.ndarray:
+    return queries_of(made, 90)
+
+
+def proposal_of(tracks: np.ndarray, shift: tuple[float, float] = (2.0, -1.5), drift: float = 0.1) -> TrackArrays:
+    """A model that knows the motion but not the place: the truth, shifted by a few pixels and slowly drifting."""
+    time = np.arange(len(tracks))[:, None, None]
+    moved = (tracks + np.array(shift) + drift * time).astype(np.float32)
+    return TrackArrays(moved, np.ones(moved.shape[:2], bool), np.full(moved.shape[:2], 0.5, np.float32))
+
+
+@pytest.fixture(scope="module")
+def fused(made, store, queries) -> tuple[TrackArrays, TrackArrays]:
+    evidence = chain_multi_tracks(store, queries, FRAMES, CHAIN)
+    tracks, _ = truth_of(made, queries)
+    return evidence, fuse(evidence, proposal_of(tracks), store, queries, CHAIN, READOUT)
+
+
+def test_never_moves_the_query(fused, queries):
+    rows = queries[:, 0].astype(int), np.arange(len(queries))
+    np.testing.assert_array_equal(fused[1].tracks[rows], queries[:, 1:])
+    assert fused[1].visible[rows].all()
+
+
+def test_fills_the_hidden_part_from_the_model(fused, made, queries):
+    evidence, result = fused
+    tracks, visible = truth_of(made, queries)
+    hidden = ~visible & ~result.visible & (tracks > 2).all(-1) & (tracks < 61).all(-1)
+    assert hidden.sum() > 50
+    before, after = (np.linalg.norm(found.tracks - tracks, axis=-1)[hidden] for found in (evidence, result))
+    assert np.median(after) < 1.0
+    assert np.quantile(after, 0.9) < 3.0
+    assert after.mean() < before.mean()
+
+
+def test_keeps_what_is_seen(fused, made, queries):
+    evidence, result = fused
+    tracks, visible = truth_of(made, queries)
+    both = visible & evidence.visible & result.visible
+    before, after = (np.linalg.norm(found.tracks - tracks, axis=-1)[both] for found in (evidence, result))
+    assert np.median(after) < 0.1
+    assert np.quantile(after, 0.95) <= np.quantile(before, 0.95) + 0.1
+
+
+def test_visibility_stays_as_good(fused, made, queries):
+    evidence, result = fused
+    _, visible = truth_of(made, queries)
+    assert (result.visible == visible).mean() >= (evidence.visible == visible).mean() - 0.01
+    assert (result.visible == visible).mean() > 0.9
+
+
+def test_the_result_is_of_plain_types(fused):
+    _, result = fused
+    assert (result.tracks.dtype, result.visible.dtype, result.confidence.dtype) == (np.float32, bool, np.float32)
+    assert np.isfinite(result.tracks).all()
+    assert result.confidence.min() >= 0
+    assert result.confidence.max() <= 1
+
+
+# ------------------------------------------------------------------------------------------------ small cases
+
+
+@pytest.fixture
+def still(tmp_path) -> FlowStore:
+    return constant_store(tmp_path / "flow", 6, (24, 32), (1.0, 0.0))
+
+
+QUERY = np.array([[0, 5.0, 6.0]], np.float32)
+PATH = np.stack([[5.0 + t, 6.0] for t in range(6)])[:, None].astype(np.float32)
+
+
+def evidence_with(hidden: list[int], tracks: np.ndarray = PATH) -> TrackArrays:
+    visible = np.ones((6, 1), bool)
+    visible[hidden] = False
+    return TrackArrays(tracks.copy(), visible, visible.astype(np.float32))
+
+
+def test_a_frame_that_flows_and_model_vouch_for_becomes_visible(still):
+    result = fuse(evidence_with([2, 3]), proposal_of(PATH), still, QUERY, CHAIN, READOUT)
+    assert result.visible.all()
+    np.testing.assert_allclose(result.tracks, PATH, atol=0.05)
+
+
+def test_a_frame_that_the_model_places_elsewhere_stays_hidden(still):
+    far = PATH.copy()
+    far[2] += [0.0, 9.0]  # the model knows better: it went behind something
+    evidence = evidence_with([2])
+    result = fuse(evidence, proposal_of(far, (0, 0), 0), still, QUERY, CHAIN, READOUT)
+    assert not result.visible[2, 0]
+    np.testing.assert_allclose(result.tracks[2], far[2], atol=0.05)
+
+
+def test_as_many_arrivals_as_asked_for_are_needed(still):
+    options = READOUT.model_copy(update={"recover_support": 99})
+    result = fuse(evidence_with([2]), proposal_of(PATH), still, QUERY, CHAIN, options)
+    assert not result.visible[2, 0]
+
+
+def test_one_position_that_is_off_is_drawn_to_what_all_others_say(still):
+    bent = PATH.copy()
+    bent[3] += [0.0, 1.5]
+    result = fuse(evidence_with([], bent), proposal_of(PATH), still, QUERY, CHAIN, READOUT)
+    assert abs(result.tracks[3, 0, 1] - 6.0) < 0.3
+    np.testing.assert_allclose(result.tracks[[0, 1, 2, 4, 5]], PATH[[0, 1, 2, 4, 5]], atol=0.3)
+
+
+def test_without_rounds_the_evidence_stands_and_only_gaps_are_filled(still):
+    options = READOUT.model_copy(update={"refine_rounds": 0})
+    wrong = PATH.copy()
+    wrong[2:4] += [7.0, 7.0]
+    result = fuse(evidence_with([2, 3], wrong), proposal_of(PATH), still, QUERY, CHAIN, options)
+    assert result.visible[:, 0].tolist() == [True, True, False, False, True, True]
+    np.testing.assert_allclose(result.tracks, PATH, atol=0.3)
+
+
+def test_anchor_interpolates_the_shift_over_the_gap():
+    proposal = proposal_of(PATH, (0, 0), 0)
+    tracks = PATH.copy()
+    tracks[:2] += [1.0, 0.0]  # shift 1 before the gap ...
+    tracks[4:] += [1.0, 3.0]  # ... and (1, 3) after it
+    found = anchor(evidence_with([2, 3], tracks), proposal, agreement=4.0)
+    np.testing.assert_allclose(found[2, 0], PATH[2, 0] + [1.0, 1.0], atol=1e-5)
+    np.testing.assert_allclose(found[3, 0], PATH[3, 0] + [1.0, 2.0], atol=1e-5)
+
+
+def test_anchor_keeps_the_evidence_where_the_model_does_not_know_the_motion():
+    tracks = PATH.copy()
+    tracks[4:] += [0.0, 9.0]
+    found = anchor(evidence_with([2, 3], tracks), proposal_of(PATH, (0, 0), 0), agreement=4.0)
+    np.testing.assert_array_equal(found[2:4], tracks[2:4])
+
+
+def test_a_point_seen_in_its_own_frame_only_follows_the_model(still):
+    evidence = evidence_with([1, 2, 3, 4, 5], np.repeat(PATH[:1], 6, axis=0))
+    found = anchor(evidence, proposal_of(PATH), agreement=3.0)
+    np.testing.assert_allclose(found[:, 0], PATH[:, 0] + 0.1 * np.arange(6)[:, None], atol=1e-5)
+
+
+def test_no_queries(still):
+    none = np.empty((0, 3), np.float32)
+    result = fuse(empty_tracks(6, none), empty_tracks(6, none), still, none, CHAIN, READOUT)
+    assert result.tracks.shape == (6, 0, 2)
