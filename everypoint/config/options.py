@@ -133,17 +133,23 @@ class ChainOptions(Options):
     cycle_threshold: PositiveFloat = Field(
         3.0, description="A step whose forward-backward error exceeds this many pixels says occluded."
     )
+    cycle_relative: Annotated[float, Field(ge=0)] = Field(
+        0.05, description="chain-multi: the threshold grows by this many pixels a pixel of motion."
+    )
     intervals: tuple[PositiveInt, ...] = Field(
         (1, 2, 4, 8, 16, 32), description="chain-multi: gaps of the flows that a track may use."
     )
     direct: bool = Field(True, description="chain-multi: also the flow from the query's own frame, where computed.")
-    step_cost: PositiveFloat = Field(0.1, description="chain-multi: cost of any step; prefers few long steps.")
+    step_cost: PositiveFloat = Field(0.005, description="chain-multi: cost of any step; prefers few long steps.")
     occlusion_cost: PositiveFloat = Field(5.0, description="chain-multi: cost of a step whose check fails.")
     appearance_cost: Annotated[float, Field(ge=0)] = Field(
-        0.5, description="chain-multi: cost of looking unlike the query (times 1 - cosine)."
+        2.0, description="chain-multi: price of looking unlike the query (times 1 - cosine) when arrivals compete."
     )
     appearance_threshold: float = Field(
-        -0.2, description="chain-multi: a point less like its query than this is occluded."
+        0.1, description="chain-multi: a point less like its query than this (cosine) ..."
+    )
+    step_appearance_threshold: float = Field(
+        0.3, description="chain-multi: ... and less like itself one step before than this is on another surface."
     )
 
 
@@ -220,7 +226,7 @@ class OptimizeOptions(Options):
 
 
 class ReadoutOptions(Options):
-    """How tracks are read out of an optimised model."""
+    """How tracks are read out of an optimised model, or refined by the flows."""
 
     fuse: bool = Field(
         True, description="Let the flow evidence refine the model's proposals (needs the flows); false: model alone."
@@ -228,13 +234,15 @@ class ReadoutOptions(Options):
     occlusion_depth: PositiveFloat = Field(
         0.1, description="Model alone: occluded when this much (normalised depth) behind the depth map."
     )
-    refine_rounds: Annotated[int, Field(ge=0)] = Field(2, description="Fused: rounds of refinement by the flows.")
-    agreement: PositiveFloat = Field(3.0, description="Fused: distance in pixels within which evidence agrees.")
+    refine_rounds: Annotated[int, Field(ge=0)] = Field(
+        2, description="Rounds of refinement by the flows from both directions of time; chain-multi too."
+    )
+    agreement: PositiveFloat = Field(3.0, description="Distance in pixels within which evidence agrees.")
     recover_support: PositiveInt = Field(
-        1, description="Fused: agreeing arrivals that make a frame visible which the chain called occluded."
+        2, description="Agreeing arrivals that make a frame visible which the walk called occluded."
     )
     recover_error: PositiveFloat = Field(
-        8.0, description="Fused: largest forward-backward error of an arrival that counts."
+        5.0, description="Largest forward-backward error in pixels of an arrival that counts."
     )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from everypoint.config.options import ChainOptions
+
 
 class Appearance:
-    """Compares points with their queries' own features. Without features it says nothing (None).
+    """Compares points with their queries' own features. Without features everything is alike.
 
     Args:
         features: float16 [T, h, w, C] covering the frames, or None.
@@ -23,11 +25,29 @@ class Appearance:
             rows = np.flatnonzero(queries[:, 0].astype(int) == t)
             self._own[rows] = self._at(t, queries[rows, 1:])
 
-    def similarity(self, rows: np.ndarray, xy: np.ndarray, t: int) -> np.ndarray | None:
-        """Cosine similarity [n] of index points ``xy`` [n, 2] in frame t with the queries ``rows`` [n]."""
+    def similarity(self, rows: np.ndarray, xy: np.ndarray, t: int) -> np.ndarray:
+        """Cosine similarity [n] of index points ``xy`` [n, 2] in frame t with the queries ``rows`` [n]; 1 without."""
         if self._features is None:
-            return None
+            return np.ones(len(xy), np.float32)
         return (self._own[rows] * self._at(t, xy)).sum(-1)
+
+    def alike(
+        self,
+        rows: np.ndarray,
+        source: tuple[int, np.ndarray],
+        target: tuple[int, np.ndarray],
+        options: ChainOptions,
+    ) -> np.ndarray:
+        """Whether points [n] that step from (frame, xy) to (frame, xy) may be the same surface.
+
+        A point changes its looks over a video, so one that is unlike its query passes if it is like itself one step
+        before; what is unlike both has stepped onto another surface.
+        """
+        if self._features is None:
+            return np.ones(len(rows), bool)
+        there = self._at(*target)
+        like_query = (self._own[rows] * there).sum(-1) >= options.appearance_threshold
+        return like_query | ((self._at(*source) * there).sum(-1) >= options.step_appearance_threshold)
 
     def _at(self, t: int, xy: np.ndarray) -> np.ndarray:
         """Unit features [n, C] at index points of a frame (cells tile the frame; bilinear; edges extended)."""

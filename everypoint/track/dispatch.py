@@ -11,9 +11,11 @@ import numpy as np
 from everypoint.artifacts.flows import FlowStore
 from everypoint.config.options import Preset
 from everypoint.errors import ArtifactError
+from everypoint.track.appearance import Appearance
 from everypoint.track.base import TrackArrays
 from everypoint.track.chain import chain_tracks
 from everypoint.track.multi import chain_multi_tracks
+from everypoint.track.refine import refine
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +45,10 @@ def track(
     if preset.tracker == "chain":
         return chain_tracks(_needed(inputs.flows, "flows"), queries, frames, preset.chain)
     if preset.tracker == "chain-multi":
-        return chain_multi_tracks(_needed(inputs.flows, "flows"), queries, frames, preset.chain, inputs.features)
+        flows = _needed(inputs.flows, "flows")
+        walked = chain_multi_tracks(flows, queries, frames, preset.chain, inputs.features)
+        appearance = Appearance(inputs.features, flows.size, queries)
+        return refine(walked, walked.tracks, flows, queries, preset.chain, preset.readout, appearance)
     return _optimized(preset, queries, inputs, device)
 
 
@@ -65,7 +70,7 @@ def _optimized(preset: Preset, queries: np.ndarray, inputs: TrackInputs, device:
         return proposal
     flows = _needed(inputs.flows, "flows")
     evidence = chain_multi_tracks(flows, queries, len(inputs.frames), preset.chain, inputs.features)
-    return fuse(evidence, proposal, flows, queries, preset.chain, preset.readout)
+    return fuse(evidence, proposal, flows, queries, preset.chain, preset.readout, inputs.features)
 
 
 def _needed(value: Value | None, name: str) -> Value:

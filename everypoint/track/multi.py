@@ -1,9 +1,11 @@
 """``chain-multi``: for every query and frame the best chain over several intervals, with occlusion from its evidence.
 
 At frame t a point can arrive from any earlier frame s of its own track with a flow s -> t. Each arrival has a cost: the
-cost of the track at s, plus a constant, plus the squared forward-backward error of the flow there. The cheapest arrival
-whose check holds is taken; where none holds the point is occluded and keeps the cheapest arrival's position, at a
-penalty, so that later frames prefer flows that jump over the occlusion. The idea is MFT's (Neoral et al., WACV 2024).
+cost of the track at s, plus a constant, plus the squared forward-backward error of the flow there. Among the arrivals
+whose checks hold, the cheapest and most alike its query is taken; where none holds the point is occluded and keeps
+the cheapest arrival's position, at a penalty, so that later frames prefer flows that jump over the occlusion.
+The tracker then refines all positions from both directions of time (everypoint.track.refine). The idea of choosing
+among intervals by evidence is MFT's (Neoral et al., WACV 2024).
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ class Arrival(NamedTuple):
 
     rows: np.ndarray  # int [n], queries
     xy: np.ndarray  # float32 [n, 2]
-    cost: np.ndarray  # float32 [n]
+    cost: np.ndarray  # float32 [n], what the track has cost when it arrives this way
+    unlike: np.ndarray  # float32 [n], price of looking unlike the query; decides, but is not handed on
     holds: np.ndarray  # bool [n], the evidence says visible
-    error: np.ndarray  # float32 [n], forward-backward error in px
 
 
 def chain_multi_tracks(
@@ -58,6 +60,15 @@ def chain_multi_tracks(
     return out
 
 
+def consistent(before: np.ndarray, after: np.ndarray, error: np.ndarray, options: ChainOptions) -> np.ndarray:
+    """Whether steps [n, 2] -> [n, 2] with these forward-backward errors [n] pass the cycle check.
+
+    A fast point may err more: the threshold grows by ``cycle_relative`` px a px of motion.
+    """
+    motion = np.linalg.norm(after - before, axis=-1)
+    return error <= options.cycle_threshold + options.cycle_relative * motion
+
+
 def _arrivals(
     store: FlowStore,
     out: TrackArrays,
@@ -70,14 +81,13 @@ def _arrivals(
     appearance: Appearance,
 ) -> Iterator[Arrival]:
     for source, rows in _sources(store, start, active, t, direction, options):
-        xy, error = step(store, source, t, out.tracks[source, rows])
-        holds = (error <= options.cycle_threshold) & inside_index(xy, *store.size) & out.visible[source, rows]
+        before = out.tracks[source, rows]
+        xy, error = step(store, source, t, before)
+        holds = consistent(before, xy, error, options) & inside_index(xy, *store.size) & out.visible[source, rows]
+        holds &= appearance.alike(rows, (source, before), (t, xy), options)
         price = cost[source, rows] + options.step_cost + np.minimum(error, LARGEST_ERROR) ** 2
-        similarity = appearance.similarity(rows, xy, t)
-        if similarity is not None:
-            holds &= similarity > options.appearance_threshold
-            price += options.appearance_cost * (1 - similarity)
-        yield Arrival(rows, xy, price.astype(np.float32), holds, error)
+        unlike = options.appearance_cost * (1 - appearance.similarity(rows, xy, t))
+        yield Arrival(rows, xy, price.astype(np.float32), unlike, holds)
 
 
 def _sources(
@@ -102,7 +112,9 @@ def _take_best(
     rank = np.full(cost.shape[1], np.inf)
     cost[t, active] = np.inf
     for arrival in arrivals:
-        price = arrival.cost.astype(np.float64)  # in float32 the offset would swallow differences below 0.06
+        price = (
+            arrival.cost.astype(np.float64) + arrival.unlike
+        )  # in float32 the offset would swallow differences below 0.06
         own = np.where(arrival.holds, price, price + NEVER)
         better = own < rank[arrival.rows]
         rows = arrival.rows[better]

@@ -10,7 +10,7 @@ from everypoint.artifacts.flows import FlowShardWriter, FlowStore
 from everypoint.config.options import ChainOptions
 from everypoint.track.appearance import Appearance
 from everypoint.track.chain import chain_tracks
-from everypoint.track.multi import chain_multi_tracks
+from everypoint.track.multi import chain_multi_tracks, consistent
 from tests.unit.track.worlds import constant_store, exact_store, object_features, queries_of, scene, truth_of
 
 OPTIONS = ChainOptions(  # the tuned defaults are not what is tested here
@@ -19,8 +19,10 @@ OPTIONS = ChainOptions(  # the tuned defaults are not what is tested here
     direct=True,
     step_cost=0.1,
     occlusion_cost=5.0,
+    cycle_relative=0.0,
     appearance_cost=0.5,
     appearance_threshold=0.2,
+    step_appearance_threshold=0.2,
 )
 FRAMES, SIZE = 12, (64, 64)
 
@@ -179,7 +181,8 @@ def test_appearance_stops_a_drift_onto_another_surface(made, queries, tmp_path):
     store = drifting_store(tmp_path / "flow", made)
     features = object_features(made)
     blind = chain_multi_tracks(store, queries, FRAMES, OPTIONS)
-    seeing = chain_multi_tracks(store, queries, FRAMES, OPTIONS, features)
+    strict = OPTIONS.model_copy(update={"step_appearance_threshold": 1.1})  # like the query or not at all
+    seeing = chain_multi_tracks(store, queries, FRAMES, strict, features)
     assert blind.visible.all()  # the cycle check has nothing to say
     rows = np.arange(len(queries))
     own = features[queries[:, 0].astype(int), np.rint(queries[:, 2]).astype(int), np.rint(queries[:, 1]).astype(int)]
@@ -228,8 +231,32 @@ def sampled(field: np.ndarray, xy: np.ndarray) -> np.ndarray:
     return np.array([map_coordinates(channel, place, order=1, mode="nearest")[0] for channel in channels])
 
 
-def test_without_features_appearance_says_nothing():
-    assert Appearance(None, (16, 24), np.zeros((1, 3))).similarity(np.array([0]), np.zeros((1, 2)), 0) is None
+def test_without_features_everything_is_alike():
+    appearance, xy = Appearance(None, (16, 24), np.zeros((1, 3))), np.zeros((1, 2), np.float32)
+    assert appearance.similarity(np.array([0]), xy, 0).tolist() == [1.0]
+    assert appearance.alike(np.array([0]), (0, xy), (1, xy), OPTIONS).all()
+
+
+@pytest.mark.parametrize(
+    ("query", "before", "after", "alike"),
+    [
+        ([1, 0], [0, 1], [1, 0], True),  # like its query, unlike itself before
+        ([1, 0], [0, 1], [0, 1], True),  # changed its looks, but not in this step
+        ([1, 0], [1, 0], [0, 1], False),  # stepped onto another surface
+        ([1, 0], [0, -1], [0, 1], False),
+    ],
+)
+def test_a_point_that_is_unlike_its_query_and_itself_before_is_on_another_surface(query, before, after, alike):
+    features = np.array([query, before, after], np.float16).reshape(3, 1, 1, 2)
+    xy = np.array([[4.0, 4.0]], np.float32)
+    appearance = Appearance(features, (8, 8), np.array([[0, 4, 4]], np.float32))
+    assert appearance.alike(np.array([0]), (1, xy), (2, xy), OPTIONS).tolist() == [alike]
+
+
+def test_a_fast_point_may_err_more():
+    options = ChainOptions(cycle_threshold=3.0, cycle_relative=0.05)
+    before, after = np.zeros((3, 2)), np.array([[0.0, 0.0], [40.0, 0.0], [40.0, 0.0]])
+    assert consistent(before, after, np.array([3.5, 4.9, 5.1]), options).tolist() == [False, True, False]
 
 
 def test_features_of_zero_give_a_similarity_of_zero():

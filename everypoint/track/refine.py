@@ -1,0 +1,84 @@
+"""Tracks refined from both directions of time by the flows around them.
+
+``chain-multi`` walks away from the query, so a position knows only what came before it. Here every position becomes the
+robust mean of all arrivals at it, from visible frames before *and* after it in time. A frame called occluded becomes
+visible when enough arrivals agree there with where the point is expected.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from everypoint.artifacts.flows import FlowStore
+from everypoint.config.options import ChainOptions, ReadoutOptions
+from everypoint.geometry import inside_index
+from everypoint.track.appearance import Appearance
+from everypoint.track.base import TrackArrays
+from everypoint.track.chain import step
+
+OWN_WEIGHT = 2.0  # weight of a position in its own refinement; an arrival with no error weighs 10
+
+
+def refine(
+    evidence: TrackArrays,
+    expected: np.ndarray,
+    store: FlowStore,
+    queries: np.ndarray,
+    chain: ChainOptions,
+    options: ReadoutOptions,
+    appearance: Appearance,
+) -> TrackArrays:
+    """Refine tracks of queries [N, 3] (t, x, y index); ``options.refine_rounds`` times.
+
+    Args:
+        evidence: the tracks of the walk.
+        expected: [T, N, 2], where hidden points are expected (a model's proposal, or the evidence's own positions).
+    """
+    tracks, visible = evidence.tracks.copy(), evidence.visible.copy()
+    own = queries[:, 0].astype(int), np.arange(len(queries))
+    for _ in range(options.refine_rounds):
+        tracks, visible = _round(tracks, visible, expected, store, chain, options, appearance)
+        tracks[own], visible[own] = queries[:, 1:], True
+    confidence = np.where(visible & ~evidence.visible, 0.5, evidence.confidence)
+    return TrackArrays(tracks.astype(np.float32), visible, confidence.astype(np.float32))
+
+
+def _round(
+    tracks: np.ndarray,
+    visible: np.ndarray,
+    expected: np.ndarray,
+    store: FlowStore,
+    chain: ChainOptions,
+    options: ReadoutOptions,
+    appearance: Appearance,
+) -> tuple[np.ndarray, np.ndarray]:
+    """One round over all frames; reads the tracks of the round before only."""
+    frames = len(tracks)
+    new_tracks, new_visible = tracks.copy(), visible.copy()
+    everyone = np.arange(tracks.shape[1])
+    for t in range(frames):
+        positions, weights = [tracks[t]], [OWN_WEIGHT * visible[t]]
+        for source in _neighbours(store, t, frames, chain.intervals):
+            xy, error = step(store, source, t, tracks[source])
+            usable = visible[source] & inside_index(xy, *store.size) & (error <= options.recover_error)
+            usable &= appearance.alike(everyone, (source, tracks[source]), (t, xy), chain)
+            positions.append(xy)
+            weights.append(usable / (0.1 + error**2))
+        xy, weight = np.stack(positions), np.stack(weights)  # [S, N, 2], [S, N]
+        centre = np.where(visible[t][:, None], tracks[t], expected[t])
+        distance = np.linalg.norm(xy - centre, axis=-1)
+        agreeing = weight / (1 + (distance / options.agreement) ** 2) ** 2
+        total = agreeing.sum(0)
+        mean = (xy * agreeing[..., None]).sum(0) / np.maximum(total, 1e-9)[:, None]
+        support = ((weight > 0) & (distance < options.agreement))[1:].sum(0)
+        recovered = ~visible[t] & (support >= options.recover_support)
+        moved = (total > 1e-6) & (visible[t] | recovered)
+        new_tracks[t, moved] = mean[moved]
+        new_visible[t] |= recovered
+    return new_tracks, new_visible
+
+
+def _neighbours(store: FlowStore, t: int, frames: int, intervals: tuple[int, ...]) -> list[int]:
+    """Frames before and after t with flows to and from it at the given gaps."""
+    candidates = [t + sign * gap for gap in intervals for sign in (-1, 1)]
+    return [s for s in candidates if 0 <= s < frames and store.has(s, t) and store.has(t, s)]
