@@ -270,8 +270,8 @@ _QUIET = ["-hide_banner", "-nostdin", "-nostats", "-loglevel", "repeat+level+inf
 def _input(path: Path, container: str) -> list[str]:
     demuxer, allowed = _CONTAINERS[container]
     return [
-        "-threads", str(_threads()), "-max_pixels", str(MAX_PIXELS),
-        "-protocol_whitelist", "file", "-format_whitelist", allowed, "-f", demuxer, "-i", f"file:{os.path.abspath(path)}",
+        "-threads", str(_threads()), "-max_pixels", str(MAX_PIXELS), "-protocol_whitelist", "file",
+        "-format_whitelist", allowed, "-f", demuxer, "-i", f"file:{os.path.abspath(path)}",
     ]  # fmt: skip
 
 
