@@ -11,11 +11,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from everypoint.errors import TrainingError
-from everypoint.optimize import loop
+from everypoint.optimize import camera, loop
 from everypoint.optimize.checkpoint import Checkpoints
 from everypoint.optimize.loop import EXIT_TRY_AGAIN, Trainer, train
 from everypoint.optimize.progress import Progress
-from tests.unit.optimize.made import STEPS, jsonl, same_state, tiny_preset, trainer
+from tests.unit.optimize.made import STEPS, camera_matches, jsonl, same_state, tiny_preset, trainer
 
 Hook = Callable[[Trainer, int], None]
 
@@ -297,3 +297,33 @@ def test_the_watch_would_notice_an_item_and_a_mask():
         values = torch.arange(4.0)
         values[values > 1].sum().item()
     assert len(mode.waited) >= 2
+
+
+class Sums(TorchDispatchMode):
+    """Notes gradients of ``x[rows]``: several threads add them up in no fixed order, so no two runs are equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        accumulates = (len(args) > 3 and args[3]) or (kwargs or {}).get("accumulate", False)
+        if "index_put" in str(function) and accumulates:
+            self.found.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def test_gradients_are_added_up_in_a_fixed_order_whatever_the_threads(monkeypatch):
+    monkeypatch.setattr(camera, "ADJUSTMENT_STEPS", 2)
+    matches = camera_matches(frames=3, per_pair=50)
+    with Sums() as mode:
+        camera.adjust(matches, camera.camera_affines(matches), 0)
+        trainer(tiny_preset()).step(0)
+    assert mode.found == []
+
+
+def test_the_watch_over_sums_would_notice_one():
+    values = torch.zeros(3, requires_grad=True)
+    with Sums() as mode:
+        values[torch.tensor([0, 0, 1])].sum().backward()
+    assert mode.found != []
