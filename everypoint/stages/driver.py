@@ -9,13 +9,13 @@ import fcntl
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from everypoint.config.load import read_yaml
 from everypoint.errors import EverypointError
 from everypoint.stages.plan import Plan, make_plan
 
-_held: list[TextIO] = []  # keeps locked files open for as long as the process lives
+_held: list[int] = []  # locked files, open for as long as the process lives
 
 
 def default_config(basedir: str | os.PathLike[str]) -> Path:
@@ -49,7 +49,7 @@ def hold_lock(path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
