@@ -106,7 +106,7 @@ def test_weights_with_licence_and_what_uses_them() -> None:
             flow=FlowOptions(backend="dis"),
             features=FeatureOptions(backend="none"),
         ),
-        "own": Preset(description="d", tracker="chain", flow=FlowOptions(weights="/home/me/=mine.pth")),
+        "own": Preset(description="d", tracker="chain", flow=FlowOptions(weights="/path/to/=mine.pth")),
     }
     rows = weights_used(presets)
     assert [row["name"] for row in rows] == ["raft-things", "=mine.pth"]
