@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 
 class Options(BaseModel):
@@ -160,10 +160,14 @@ class ModelOptions(Options):
         "piecewise", description="piecewise: monotone piecewise-linear (CaDeX++); affine: OmniMotion's."
     )
     blocks: PositiveInt = Field(6, description="Number of couplings.")
-    plane_resolutions: tuple[PositiveInt, ...] = Field((12, 96), description="Nodes a side of the feature planes.")
+    plane_resolutions: tuple[Annotated[int, Field(ge=2)], ...] = Field(
+        (12, 96), min_length=1, description="Nodes a side of the feature planes."
+    )
     plane_channels: PositiveInt = Field(32, description="Features a plane.")
     time_channels: PositiveInt = Field(16, description="Features a time grid.")
-    time_factors: tuple[PositiveInt, ...] = Field((1, 5, 13), description="Nodes of the time grids, times T / 20.")
+    time_factors: tuple[PositiveInt, ...] = Field(
+        (1, 5, 13), min_length=1, description="Nodes of the time grids, times T / 20."
+    )
     depth_scale: PositiveFloat = Field(0.125, description="Size of the depth maps relative to the frame.")
     motion_depth: Annotated[float, Field(ge=0)] = Field(
         0.5, description="Initial depth difference of what moves against the camera; 0 starts flat."
@@ -187,6 +191,13 @@ class SamplerOptions(Options):
         0.9, description="Errors above this quantile count as this quantile: the worst matches are wrong ones."
     )
     refresh: PositiveInt = Field(100, description="Steps between updates of the error-weighted table.")
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> SamplerOptions:
+        total = self.adjacent_share + self.motion_share + self.hard_share
+        if total > 1 + 1e-9:
+            raise ValueError(f"its shares add up to {total:g}, more than 1")
+        return self
 
 
 class LossOptions(Options):

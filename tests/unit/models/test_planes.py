@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 
+from everypoint.config.options import ModelOptions
 from everypoint.geometry import sample_resized
 from everypoint.models.depth import DepthGrid
 from everypoint.models.planes import Plane, TimeGrid, bilinear_rows
@@ -94,6 +96,12 @@ def test_a_point_that_is_not_finite_gives_a_value_that_is_not_finite_and_no_cras
     assert not values[0].isfinite().any()
     assert values[1].isfinite().all()
     assert depth(points, torch.tensor([1, 1]))[1].isfinite()
+
+
+@pytest.mark.parametrize("options", [{"plane_resolutions": (1,)}, {"plane_resolutions": ()}, {"time_factors": ()}])
+def test_grids_that_cannot_be_are_refused_when_the_options_are_read(options):
+    with pytest.raises(ValidationError):
+        ModelOptions(**options)
 
 
 # ------------------------------------------------------------------------------------------------ depth maps

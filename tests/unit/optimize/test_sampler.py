@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from scipy.stats import chisquare
 
 from everypoint.artifacts.matches import CYCLE, OCCLUDED, Matches
@@ -86,9 +87,15 @@ def test_shares_are_exact_in_every_step():
     assert len(drawn.draw(3).rows) == 1000
 
 
-def test_shares_beyond_one_never_exceed_the_batch():
-    for shares in ({"adjacent_share": 0.7, "motion_share": 0.7}, {"adjacent_share": 1.0, "hard_share": 1.0}):
-        assert len(sampler(**shares, batch=77).draw(0).rows) == 77
+def test_shares_beyond_one_are_refused():
+    with pytest.raises(ValidationError, match=r"shares add up to 1\.4, more than 1"):
+        SamplerOptions(adjacent_share=0.7, motion_share=0.7)
+
+
+def test_parts_that_are_rounded_up_never_exceed_the_batch():
+    drawn = sampler(adjacent_share=0.5, motion_share=0.3, hard_share=0.2, batch=3)
+    assert len(drawn.draw(0).rows) == sum(drawn._parts) == 3
+    assert min(drawn._parts) >= 0
 
 
 def test_one_row_of_enormous_motion_weighs_no_more_than_the_quantile():
