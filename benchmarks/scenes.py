@@ -1,0 +1,87 @@
+"""Rendered scenes with exact ground truth through the real workflow: error and visibility of the presets.
+
+    python benchmarks/scenes.py --size 256 --frames 24 --methods chain chain-multi cpu
+
+The error is the distance to the exact position in px of the rendered frame, over all frames but the query's in which the
+point is visible in truth; its median is taken over all points and frames of a scene.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from everypoint.artifacts import atomic
+from everypoint.artifacts.tracks import load_tracks
+from everypoint.evaluate.queries import sample_queries
+
+ROOT = Path(__file__).resolve().parents[1]
+SCENES = ("two_planes", "occluder", "parallax", "rotation")
+
+
+def prepare(work: Path, size: int, frames: int, methods: list[str]) -> Path:
+    """Render the scenes and write a configuration."""
+    for scene in SCENES:
+        if not (work / "videos" / f"{scene}.annotations.npz").exists():
+            command = [sys.executable, "-m", "everypoint", "render-scene", scene, str(work / "videos")]
+            subprocess.run([*command, "--size", f"{size}x{size}", "--frames", str(frames)], check=True)
+    config = {
+        "videos": str(work / "videos"),
+        "results": str(work / "results"),
+        "methods": methods,
+        "overlay": {"enabled": False},
+    }
+    atomic.write_text(work / "config.yaml", yaml.safe_dump(config))
+    return work / "config.yaml"
+
+
+def median_error(work: Path, scene: str, method: str, size: int) -> float:
+    """Median distance in px over the visible points of the strided queries, query frames left out."""
+    truth = atomic.load_npz(work / "videos" / f"{scene}.annotations.npz")
+    asked = sample_queries(truth["points"] * size, truth["occluded"], "strided", 5)
+    tracks = load_tracks(work / "results" / scene / "tracks" / method / "tracks.npz")
+    place = {name: row for row, name in enumerate(map(str, tracks.query_ids))}
+    rows = [place[name] for name in map(str, asked.ids)]
+    distance = np.linalg.norm(tracks.tracks[:, rows].transpose(1, 0, 2) - asked.gt_tracks, axis=-1)  # [N, T]
+    counted = ~asked.gt_occluded & (np.arange(distance.shape[1]) != asked.query_points[:, :1])
+    return float(np.median(distance[counted]))
+
+
+def table(work: Path, methods: list[str], size: int) -> str:
+    """Markdown, one row a scene and preset."""
+    lines = ["| scene | preset | median error px | AJ | delta_avg | OA |", "| --- | --- | --- | --- | --- | --- |"]
+    for scene in SCENES:
+        for method in methods:
+            path = work / "results" / scene / "evaluate" / method / "metrics.json"
+            scores = atomic.read_json(path)["modes"]["strided"]
+            names = ("average_jaccard", "average_pts_within_thresh", "occlusion_accuracy")
+            percent = " | ".join(f"{100 * scores[name]:.1f}" for name in names)
+            lines.append(f"| {scene} | {method} | {median_error(work, scene, method, size):.2f} | {percent} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--frames", type=int, default=24)
+    parser.add_argument("--methods", nargs="+", default=["chain", "chain-multi", "cpu"])
+    parser.add_argument("--work", type=Path, default=None, help="folder for inputs and results")
+    parser.add_argument("--cores", type=int, default=2)
+    arguments = parser.parse_args()
+    work = (arguments.work or ROOT / "benchmarks" / "out" / f"scenes-{arguments.size}").resolve()
+    config = prepare(work, arguments.size, arguments.frames, arguments.methods)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(work)]
+    subprocess.run([*command, "--configfile", str(config), "--cores", str(arguments.cores)], check=True)
+    text = table(work, arguments.methods, arguments.size)
+    atomic.write_text(work / "table.md", text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
