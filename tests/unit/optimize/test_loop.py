@@ -307,8 +307,8 @@ class Sums(TorchDispatchMode):
         self.found: list[str] = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        accumulates = (len(args) > 3 and args[3]) or (kwargs or {}).get("accumulate", False)
-        if "index_put" in str(function) and accumulates:
+        accumulates = args[3] if len(args) > 3 else (kwargs or {}).get("accumulate", False)
+        if "index_put" in str(function) and accumulates is True:
             self.found.append(str(function))
         return function(*args, **(kwargs or {}))
 
