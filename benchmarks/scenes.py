@@ -2,8 +2,8 @@
 
     python benchmarks/scenes.py --size 256 --frames 24 --methods chain chain-multi cpu
 
-The error is the distance to the exact position in px of the rendered frame, over all frames but the query's in which the
-point is visible in truth; its median is taken over all points and frames of a scene.
+The error is the distance to the exact position in px of the rendered frame, over all frames but the query's where the
+point is visible; its median is taken over all points and frames of a scene.
 """
 
 from __future__ import annotations

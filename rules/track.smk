@@ -13,7 +13,7 @@ rule optimize:
         "<results>/{video}/logs/optimize.{preset}.jsonl"
     conda:
         "../envs/torch.yaml"
-    threads: 4
+    threads: 2
     resources:
         gpu=plan.gpus,
     params:

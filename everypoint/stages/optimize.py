@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,11 @@ from typing import Any
 from everypoint.config.options import Preset
 
 VERSION = 1
+logger = logging.getLogger(__name__)
+
+THREADS = (
+    2  # always: torch adds up gradients in an order that depends on the number of threads, and so would the result
+)
 
 
 def run(
@@ -16,11 +22,14 @@ def run(
 ) -> None:
     """Write ``model.pt``, ``train.jsonl`` and TensorBoard events into the folder of ``output``.
 
-    A try that was killed goes on from its last checkpoint.
+    A try that was killed goes on from its last checkpoint. ``threads`` is what the job may use; the result must not
+    depend on it, so the arithmetic always has ``THREADS``.
     """
     from everypoint.optimize.run import optimize
     from everypoint.stages.device import prepare
 
-    place = prepare(device, threads)
+    if threads < THREADS:
+        logger.info("%d threads on %d cores: slower, but with the same result", THREADS, threads)
+    place = prepare(device, THREADS)
     options = Preset.model_validate(dict(preset))
     optimize(Path(matches), Path(frames).parent, options, Path(output).parent, place, seed)
