@@ -13,7 +13,7 @@ rule optimize:
         "<results>/{video}/logs/optimize.{preset}.jsonl"
     conda:
         "../envs/torch.yaml"
-    threads: 2
+    threads: 1
     resources:
         gpu=plan.gpus,
     params:

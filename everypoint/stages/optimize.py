@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 from everypoint.config.options import Preset
 
 VERSION = 1
-logger = logging.getLogger(__name__)
-
 THREADS = (
     2  # always: torch adds up gradients in an order that depends on the number of threads, and so would the result
 )
@@ -28,8 +25,6 @@ def run(
     from everypoint.optimize.run import optimize
     from everypoint.stages.device import prepare
 
-    if threads < THREADS:
-        logger.info("%d threads on %d cores: slower, but with the same result", THREADS, threads)
     place = prepare(device, THREADS)
     options = Preset.model_validate(dict(preset))
     optimize(Path(matches), Path(frames).parent, options, Path(output).parent, place, seed)
