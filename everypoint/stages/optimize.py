@@ -9,9 +9,8 @@ from typing import Any
 from everypoint.config.options import Preset
 
 VERSION = 1
-THREADS = (
-    2  # always: torch adds up gradients in an order that depends on the number of threads, and so would the result
-)
+# torch adds up gradients in an order that depends on the number of threads, and so would the result.
+THREADS = 1
 
 
 def run(
