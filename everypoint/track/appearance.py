@@ -38,16 +38,27 @@ class Appearance:
         target: tuple[int, np.ndarray],
         options: ChainOptions,
     ) -> np.ndarray:
-        """Whether points [n] that step from (frame, xy) to (frame, xy) may be the same surface.
+        """Whether points [n] that step from (frame, xy) to (frame, xy) may be the same surface; see :meth:`compare`."""
+        return self.compare(rows, source, target, options)[1]
+
+    def compare(
+        self,
+        rows: np.ndarray,
+        source: tuple[int, np.ndarray],
+        target: tuple[int, np.ndarray],
+        options: ChainOptions,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Similarity [n] with the queries after a step, and whether the points may be the same surface [n].
 
         A point changes its looks over a video, so one that is unlike its query passes if it is like itself one step
         before; what is unlike both has stepped onto another surface.
         """
         if self._features is None:
-            return np.ones(len(rows), bool)
-        there = self._at(*target)
-        like_query = (self._own[rows] * there).sum(-1) >= options.appearance_threshold
-        return like_query | ((self._at(*source) * there).sum(-1) >= options.step_appearance_threshold)
+            return np.ones(len(rows), np.float32), np.ones(len(rows), bool)
+        there = self._at(*target)  # sampled once for both questions
+        similarity = (self._own[rows] * there).sum(-1)
+        like_before = (self._at(*source) * there).sum(-1) >= options.step_appearance_threshold
+        return similarity, (similarity >= options.appearance_threshold) | like_before
 
     def _at(self, t: int, xy: np.ndarray) -> np.ndarray:
         """Unit features [n, C] at index points of a frame (cells tile the frame; bilinear; edges extended)."""

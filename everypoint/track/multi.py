@@ -84,9 +84,10 @@ def _arrivals(
         before = out.tracks[source, rows]
         xy, error = step(store, source, t, before)
         holds = consistent(before, xy, error, options) & inside_index(xy, *store.size) & out.visible[source, rows]
-        holds &= appearance.alike(rows, (source, before), (t, xy), options)
+        similarity, same_surface = appearance.compare(rows, (source, before), (t, xy), options)
+        holds &= same_surface
         price = cost[source, rows] + options.step_cost + np.minimum(error, LARGEST_ERROR) ** 2
-        unlike = options.appearance_cost * (1 - appearance.similarity(rows, xy, t))
+        unlike = options.appearance_cost * (1 - similarity)
         yield Arrival(rows, xy, price.astype(np.float32), unlike, holds)
 
 
