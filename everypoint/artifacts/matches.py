@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +65,39 @@ class Matches:
 
     def __len__(self) -> int:
         return len(self.flags)
+
+
+@dataclass(frozen=True)
+class MatchRows:
+    """Matches of a sparse source in any order, before they become a table. Index coordinates of the working frame."""
+
+    frame_i: np.ndarray  # int32 [M]
+    frame_j: np.ndarray  # int32 [M], never equal to frame_i
+    xy_i: np.ndarray  # float32 [M, 2]
+    xy_j: np.ndarray  # float32 [M, 2]
+    score: np.ndarray  # float32 [M], 0..1, higher is more trusted
+    flags: np.ndarray  # uint8 [M], bits CYCLE, OCCLUDED, LONG_RANGE
+
+    def __len__(self) -> int:
+        return len(self.frame_i)
+
+    def __getitem__(self, chosen: np.ndarray | slice) -> MatchRows:
+        """The chosen rows: a mask, indices or a slice."""
+        return MatchRows(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
+
+    @classmethod
+    def join(cls, parts: Sequence[MatchRows]) -> MatchRows:
+        """All rows of ``parts``, one after the other."""
+        kinds = {"frame_i": (0,), "frame_j": (0,), "xy_i": (0, 2), "xy_j": (0, 2), "score": (0,), "flags": (0,)}
+        types = {"frame_i": np.int32, "frame_j": np.int32, "flags": np.uint8}
+        return cls(
+            *(
+                np.concatenate(
+                    [np.empty(shape, types.get(name, np.float32)), *(getattr(part, name) for part in parts)]
+                ).astype(types.get(name, np.float32))
+                for name, shape in kinds.items()
+            )
+        )
 
 
 def to_fixed(xy: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -72,7 +72,7 @@ class RaftEncoder:
     @functools.cached_property
     def weights(self) -> Path:
         """The weight file; an asset is fetched when it is first needed."""
-        return locate(self._options.weights)
+        return locate(self._options.weights_or_default)
 
     @functools.cached_property
     def encoder(self) -> nn.Module:

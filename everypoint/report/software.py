@@ -64,10 +64,10 @@ def weights_used(presets: Mapping[str, Preset]) -> list[dict[str, str]]:
     """One row a weight file: name, licence, sha256, note, and what uses it (``chain: flow; cpu: flow, features``)."""
     uses: dict[str, dict[str, list[str]]] = {}
     for name, preset in presets.items():
-        if preset.flow.backend != "dis":
+        if preset.flow.backend == "raft":
             uses.setdefault(preset.flow.weights, {}).setdefault(name, []).append("flow")
-        if preset.tracker != "chain" and preset.features.backend != "none":
-            uses.setdefault(preset.features.weights, {}).setdefault(name, []).append("features")
+        if preset.tracker != "chain" and preset.features.weights_or_default:
+            uses.setdefault(preset.features.weights_or_default, {}).setdefault(name, []).append("features")
     return [_weight_row(weights, used) for weights, used in uses.items()]
 
 

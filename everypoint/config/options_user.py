@@ -1,0 +1,65 @@
+"""Sections of the user's file, ``FramesOptions`` ... ``ReportOptions``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from everypoint.config.options_base import Options
+
+
+class FramesOptions(Options):
+    """Which frames of a video are used and at what size."""
+
+    start: Annotated[int, Field(ge=0)] = Field(0, description="First frame of the source that is used (0-based).")
+    max_frames: PositiveInt | None = Field(None, description="At most this many frames; null for all.")
+    stride: PositiveInt = Field(1, description="Use every stride-th frame of the source.")
+    max_side: PositiveInt | None = Field(
+        854, description="Shrink frames so that the longer side has at most this many pixels; null for never."
+    )
+    resize: tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="Exact working size [height, width], e.g. [256, 256] for TAP-Vid's official track."
+    )
+    on_cut: Literal["warn", "split", "ignore"] = Field(
+        "warn", description="A shot cut inside the range: warn, split into one entry a shot, or ignore."
+    )
+    cut_threshold: PositiveFloat = Field(0.5, description="Sensitivity of the cut detector, 0 (all) to 1 (none).")
+
+
+class QueryOptions(Options):
+    """Which points are tracked when the video brings no queries of its own."""
+
+    grid: PositiveInt = Field(32, description="Points along the longer side of a regular grid.")
+    query_frame: Annotated[int, Field(ge=0)] = Field(0, description="Frame of the grid (index among the used frames).")
+    mask: Literal["auto", "ignore"] = Field(
+        "auto", description="auto: keep grid points inside the video's mask, where it has one; ignore: everywhere."
+    )
+
+
+class EvaluateOptions(Options):
+    """How tracks are measured against ground truth."""
+
+    query_modes: tuple[Literal["first", "strided"], ...] = Field(
+        ("strided",), description="TAP-Vid query modes, each measured on its own."
+    )
+    query_stride: PositiveInt = Field(5, description="Frames between the queries of mode strided.")
+
+
+class OverlayOptions(Options):
+    """How overlays are drawn."""
+
+    enabled: bool = Field(True, description="Whether overlay videos are made.")
+    max_points: PositiveInt = Field(1024, description="At most this many tracks are drawn (evenly chosen).")
+    trail: Annotated[int, Field(ge=0)] = Field(12, description="Length of the trails in frames; 0 for none.")
+    stabilise: bool = Field(False, description="Remove the camera's motion (background median) from trails.")
+    max_side: PositiveInt = Field(960, description="Longest side of the overlay video in pixels.")
+
+
+class ReportOptions(Options):
+    """What the report holds."""
+
+    title: str = Field("everypoint", description="Heading of the report.")
+    max_video_mb: PositiveFloat = Field(
+        20.0, description="Overlays above this size are linked from the page, not embedded."
+    )
