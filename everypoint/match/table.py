@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from everypoint.artifacts.flows import FlowStore
+from everypoint.artifacts.flows import FlowStore, decode_flow, encode_flow
 from everypoint.artifacts.matches import CYCLE, OCCLUDED, Matches, to_fixed
 from everypoint.config.options import MatchOptions
-from everypoint.geometry import pixel_grid
-from everypoint.match.appearance import FeatureMap
-from everypoint.match.filter import PairFlows, classify, score
+from everypoint.match.appearance import similarity
+from everypoint.match.budget import rows_per_pair
+from everypoint.match.chain import chained_pairs
+from everypoint.match.filter import score
 from everypoint.match.reservoir import count_weights, draw
+from everypoint.match.video import MatchVideo
 from everypoint.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-FEATURE_MAPS = 16  # frames whose features are kept as float32 rows
+CHAINED_TRUST = 0.5  # score of a chained match before appearance: nothing measured its error over the whole gap
 
 
 class _PairMask(NamedTuple):
@@ -32,6 +32,8 @@ class _PairMask(NamedTuple):
     cycle: int
     occluded: int
     vetoed: int
+    chained: int = 0  # of those in cycle, by the chain instead of the direct flow
+    flow: np.ndarray | None = None  # int16 [H * W, 2], encoded, of a chained pair
 
 
 class _Rows(NamedTuple):
@@ -43,60 +45,6 @@ class _Rows(NamedTuple):
     score: np.ndarray  # float16 [M]
 
 
-class _Video:
-    """The flows and features of one video on a device, and the filter applied to its pairs."""
-
-    def __init__(
-        self, store: FlowStore, features: np.ndarray | None, options: MatchOptions, device: torch.device | str
-    ) -> None:
-        self.store, self.options = store, options
-        self._features = features if features is not None and features.size else None
-        self._device = torch.device(device)
-        self._maps: OrderedDict[int, FeatureMap] = OrderedDict()
-        self._pixels = pixel_grid(*store.size, device=self._device).reshape(-1, 2)
-
-    def mask(self, i: int, j: int) -> _PairMask:
-        """Filter all pixels of the pair."""
-        pair = self._pair(i, j)
-        classes = classify(self._pixels, pair.forward.reshape(2, -1).T, pair, self.options, for_score=False)
-        valid = (classes.cycle | classes.occluded).cpu().numpy()
-        counts = (int(flags.sum()) for flags in (classes.cycle, classes.occluded, classes.vetoed))
-        return _PairMask(np.packbits(valid), *counts)
-
-    def rows(self, i: int, j: int, pixels: np.ndarray) -> _Rows:
-        """The matches of chosen valid pixels (flat indices) of the pair."""
-        pair = self._pair(i, j)
-        chosen = torch.from_numpy(pixels).to(self._device)
-        points = self._pixels[chosen]
-        classes = classify(points, pair.forward.reshape(2, -1)[:, chosen].T, pair, self.options)
-        flags = classes.cycle * CYCLE + classes.occluded * OCCLUDED
-        size = self.store.size
-        return _Rows(
-            to_fixed(points.cpu().numpy(), size),
-            to_fixed(classes.target.cpu().numpy(), size),
-            flags.to(torch.uint8).cpu().numpy(),
-            score(classes, self.options).to(torch.float16).cpu().numpy(),
-        )
-
-    def _pair(self, i: int, j: int) -> PairFlows:
-        return PairFlows(abs(i - j), self._field(i, j), self._field(j, i), self._map(i), self._map(j))
-
-    def _field(self, i: int, j: int) -> Tensor:
-        flow = torch.from_numpy(self.store.flow(i, j)).to(self._device)
-        return flow.permute(2, 0, 1).contiguous()  # [2, H, W]
-
-    def _map(self, frame: int) -> FeatureMap | None:
-        if self._features is None:
-            return None
-        if frame not in self._maps:
-            features = torch.from_numpy(np.array(self._features[frame])).to(self._device)
-            self._maps[frame] = FeatureMap(features, self.store.size)
-            if len(self._maps) > FEATURE_MAPS:
-                self._maps.popitem(last=False)
-        self._maps.move_to_end(frame)
-        return self._maps[frame]
-
-
 def build_matches(
     store: FlowStore,
     features: np.ndarray | None,
@@ -105,13 +53,17 @@ def build_matches(
     device: torch.device | str = "cpu",
     *,
     frames: int | None = None,
+    images: np.ndarray | None = None,
+    depth_mask: np.ndarray | None = None,
+    taken: int = 0,
 ) -> tuple[Matches, dict[str, Any]]:
     """Filter all pairs of a video and draw the reservoir of each.
 
     Only ordered pairs whose two directions are both in the store can be checked; the others are left out and counted
     in the statistics. Source frames are taken one by one: all pairs of a source are filtered (keeping one bit a
     pixel), which gives its count map (for each pixel, how many of its targets it is valid in), and then the rows of
-    each pair are drawn. Memory: two flows, a bit a pixel and target of one source frame, and the table.
+    each pair are drawn. Memory: two flows, a bit a pixel and target of one source frame, the table; with ``chain``
+    also 4 bytes a pixel and target of one source frame and 2 bits a pixel and frame.
 
     Args:
         store: the flows.
@@ -120,23 +72,28 @@ def build_matches(
         seed: seeds the draws; a pair's rows depend on (seed, i, j) and its valid pixels only.
         device: where the arithmetic runs.
         frames: T; None for one more than the largest frame with a flow.
+        images: uint8 [T, H, W, 3], needed where ``options.chain`` is on.
+        depth_mask: bool [T, h, w], pixels that may be used; used where ``options.depth_mask`` is on.
+        taken: rows of other sources that count against the budget.
 
     Returns:
         The table, with pairs in the order of (i, j), and the statistics of :func:`statistics`.
     """
-    video = _Video(store, features, options, device)
+    video = MatchVideo(store, features, options, device, images, depth_mask if options.depth_mask else None)
     pairs = {i: sorted(j for j in store.targets(i) if store.has(j, i)) for i in store.sources()}
     known = [(i, j) for i in store.sources() for j in store.targets(i)]
+    limit = rows_per_pair(options, sum(map(len, pairs.values())), taken)
     done: list[tuple[int, int, _PairMask]] = []
     parts: list[_Rows] = []
     with Progress(sum(map(len, pairs.values())), "matches", unit="pairs", logger=logger) as progress:
         for i, targets in pairs.items():
-            for j, mask, rows in _source_rows(video, i, targets, seed):
-                done.append((i, j, mask._replace(valid=np.empty(0, np.uint8))))
+            for j, mask, rows in _source_rows(video, i, targets, seed, limit):
+                done.append((i, j, mask._replace(valid=np.empty(0, np.uint8), flow=None)))
                 parts.append(rows)
                 progress.advance()
     lengths = [len(part.flags) for part in parts]
     report = statistics(done, lengths, len(known) - len(done), store.size, options)
+    report |= {"per_pair": limit, "depth_kept": video.depth_kept}
     matches = Matches(
         pairs=np.array([(i, j) for i, j, _ in done], np.int32).reshape(-1, 2),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
@@ -148,18 +105,73 @@ def build_matches(
     return matches, report
 
 
-def _source_rows(video: _Video, i: int, targets: list[int], seed: int) -> Iterator[tuple[int, _PairMask, _Rows]]:
+def _source_rows(
+    video: MatchVideo, i: int, targets: list[int], seed: int, limit: int
+) -> Iterator[tuple[int, _PairMask, _Rows]]:
     """Filter all pairs of source frame i, then draw their rows one after the other."""
     pixels = int(np.prod(video.store.size))
-    masks = {j: video.mask(i, j) for j in targets}
+    chain = video.options.chain and not video.has_stored_masks(i)  # what was stored with masks is chained already
+    masks = dict(_chained_masks(video, i, targets) if chain else _direct_masks(video, i, targets))
     counts = np.zeros(pixels, np.uint16)
     if video.options.count_weight:
         for mask in masks.values():
             counts += np.unpackbits(mask.valid, count=pixels)
-    for j, mask in masks.items():
+    for j in targets:
+        mask = masks.pop(j)
         valid = np.flatnonzero(np.unpackbits(mask.valid, count=pixels))
         weights = count_weights(counts[valid])  # all equal without count_weight
-        yield j, mask, video.rows(i, j, valid[draw(weights, video.options.per_pair, seed, (i, j))])
+        chosen = valid[draw(weights, limit, seed, (i, j))]
+        yield j, mask, _rows(video, i, j, chosen, None if mask.flow is None else mask.flow[chosen])
+
+
+def _direct_masks(video: MatchVideo, i: int, targets: Sequence[int]) -> Iterator[tuple[int, _PairMask]]:
+    kept = video.kept(i)
+    for j in targets:
+        found = video.classes(i, j)
+        cycle, occluded = (found.cycle, found.occluded) if kept is None else (found.cycle & kept, found.occluded & kept)
+        counts = (int(flags.sum()) for flags in (cycle, occluded, found.vetoed))
+        yield j, _PairMask(np.packbits((cycle | occluded).cpu().numpy()), *counts)
+
+
+def _chained_masks(video: MatchVideo, i: int, targets: Sequence[int]) -> Iterator[tuple[int, _PairMask]]:
+    kept = video.kept(i)
+    for j, pair in chained_pairs(video, i, targets):
+        flow = encode_flow(pair.flow.cpu().numpy())  # int16, as on disk; what it cannot hold is not a match
+        held = torch.from_numpy((flow != np.iinfo(np.int16).min).all(-1)).to(pair.cycle.device)
+        held = held if kept is None else held & kept
+        cycle, occluded = pair.cycle & held, pair.occluded & held
+        counts = (int(flags.sum()) for flags in (cycle, occluded, pair.vetoed, cycle & ~pair.direct))
+        yield j, _PairMask(np.packbits((cycle | occluded).cpu().numpy()), *counts, flow)
+
+
+def _rows(video: MatchVideo, i: int, j: int, pixels: np.ndarray, chained: np.ndarray | None) -> _Rows:
+    """The matches of chosen valid pixels (flat indices [N]) of a pair; ``chained`` int16 [N, 2] where there is a chain.
+
+    Pixels whose direct flow is trusted have its score; the others are chained.
+    """
+    chosen = torch.from_numpy(pixels).to(video.pixels.device)
+    points, found = video.pixels[chosen], video.classes(i, j, chosen, for_score=True)
+    target, trust = found.target, score(found, video.options)
+    flags = found.cycle * CYCLE + found.occluded * OCCLUDED
+    if chained is not None:
+        summed = points + torch.from_numpy(decode_flow(chained)).to(points.device)
+        other = ~(found.cycle | found.occluded)
+        target, flags = torch.where(other[:, None], summed, target), torch.where(other, CYCLE, flags)
+        trust = torch.where(other, CHAINED_TRUST * _likeness(video, i, j, points, summed), trust)
+    size = video.store.size
+    return _Rows(
+        to_fixed(points.cpu().numpy(), size),
+        to_fixed(target.cpu().numpy(), size),
+        flags.to(torch.uint8).cpu().numpy(),
+        trust.to(torch.float16).cpu().numpy(),
+    )
+
+
+def _likeness(video: MatchVideo, i: int, j: int, points: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    first, second = video.map(i), video.map(j)
+    if first is None or second is None:
+        return points.new_ones(len(points))
+    return similarity(first, points, second, targets).clamp(0, 1)
 
 
 def _columns(parts: list[_Rows]) -> dict[str, np.ndarray]:
@@ -182,7 +194,8 @@ def statistics(
 ) -> dict[str, Any]:
     """What the filter kept, for filter.json: shares of all pixels by gap, counts a pair, rows, options.
 
-    ``kept`` = ``cycle`` + ``occluded``; ``appearance_vetoed`` were cycle-consistent and refused by appearance.
+    ``kept`` = ``cycle`` + ``occluded``; ``appearance_vetoed`` were cycle-consistent and refused by
+    appearance; ``chained`` is the part of ``cycle`` that the chain added.
     """
     pixels = size[0] * size[1]
     by_gap: dict[int, list[_PairMask]] = {}
@@ -190,9 +203,9 @@ def statistics(
         by_gap.setdefault(abs(i - j), []).append(mask)
 
     def shares(masks: list[_PairMask]) -> dict[str, Any]:
-        cycle, occluded, vetoed = (
+        cycle, occluded, vetoed, chained = (
             sum(getattr(mask, name) for mask in masks) / (pixels * max(len(masks), 1))
-            for name in ("cycle", "occluded", "vetoed")
+            for name in ("cycle", "occluded", "vetoed", "chained")
         )
         return {
             "pairs": len(masks),
@@ -200,6 +213,7 @@ def statistics(
             "cycle": cycle,
             "occluded": occluded,
             "appearance_vetoed": vetoed,
+            "chained": chained,
         }
 
     return {

@@ -26,6 +26,9 @@ class MemoryStore:
     def has(self, source: int, target: int) -> bool:
         return (source, target) in self._flows
 
+    def has_masks(self, source: int) -> bool:
+        return False
+
     def flow(self, source: int, target: int) -> np.ndarray:
         return self._flows[source, target].astype(np.float32)
 
