@@ -1,4 +1,7 @@
-"""Flows on disk: one int16 file (1/32 px) a source frame, in folders (shards) with a manifest."""
+"""Flows on disk: one int16 file (1/32 px) a source frame, in folders (shards) with a manifest.
+
+Beside the flows of a source frame may lie masks that came with them: two bits a pixel and target.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import numpy as np
 
 from everypoint.artifacts import atomic
 from everypoint.artifacts.folder import FolderWriter, check_folder, damaged, sha256_of
+from everypoint.artifacts.matches import CYCLE, OCCLUDED
 from everypoint.errors import ArtifactError
 
 SCALE = 32  # steps a pixel: half of the rounding error is 1/64 px, the range +-1023 px
@@ -32,6 +36,20 @@ def decode_flow(stored: np.ndarray) -> np.ndarray:
     return flow
 
 
+def encode_masks(flags: np.ndarray) -> np.ndarray:
+    """Flags uint8 [..., H, W] (bits CYCLE and OCCLUDED, others are refused) as bit planes uint8 [..., 2, bytes]."""
+    if (flags & ~np.uint8(CYCLE | OCCLUDED)).any():
+        raise ValueError("masks hold flags besides CYCLE and OCCLUDED")
+    flat = flags.reshape(*flags.shape[:-2], -1)
+    return np.packbits(np.stack([flat & CYCLE, flat & OCCLUDED], axis=-2), axis=-1)
+
+
+def decode_masks(stored: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Inverse of :func:`encode_masks`: flags uint8 [..., H, W]."""
+    planes = np.unpackbits(stored, axis=-1, count=size[0] * size[1]).reshape(*stored.shape[:-1], *size)
+    return planes[..., 0, :, :] * np.uint8(CYCLE) | planes[..., 1, :, :] * np.uint8(OCCLUDED)
+
+
 class FlowShardWriter:
     """Write the flows of some source frames of one video. Finished frames survive a kill (see FolderWriter)."""
 
@@ -48,17 +66,33 @@ class FlowShardWriter:
             return True
         return False
 
-    def write(self, source: int, targets: Sequence[int], flows: np.ndarray) -> None:
-        """Store flows [n, H, W, 2] from ``source`` to ``targets`` (n of them)."""
+    def write(self, source: int, targets: Sequence[int], flows: np.ndarray, masks: np.ndarray | None = None) -> None:
+        """Store flows [n, H, W, 2] from ``source`` to ``targets`` (n of them), and masks where they came with some.
+
+        ``masks`` are flags uint8 [n, H, W], bits CYCLE and OCCLUDED; those of a flow that is not representable are
+        dropped.
+        """
         if flows.shape != (len(targets), *self._size, 2):
             raise ValueError(f"flows {flows.shape} do not fit {len(targets)} targets of size {self._size}")
-        self._folder.add(f"{source:05d}.npy", lambda path: atomic.save_npy(path, encode_flow(flows)))
+        if masks is not None and masks.shape != flows.shape[:-1]:
+            raise ValueError(f"masks {masks.shape} do not fit flows {flows.shape}")
+        stored = np.empty(flows.shape, np.int16)
+        for row, flow in enumerate(flows):  # one by one, for the floats in between
+            stored[row] = encode_flow(flow)
+        if masks is not None:  # before the flows, which say that a source is finished
+            packed = encode_masks(np.where((stored == NOT_REPRESENTABLE).any(axis=-1), np.uint8(0), masks))
+            self._folder.add(_mask_name(source), lambda path: atomic.save_npy(path, packed))
+        self._folder.add(f"{source:05d}.npy", lambda path: atomic.save_npy(path, stored))
         self._targets[source] = list(targets)
 
     def publish(self) -> None:
         pairs = {"scale": SCALE, "size": self._size, "targets": self._targets}
         self._folder.add("pairs.json", lambda path: atomic.write_json(path, pairs))
         self._folder.publish()
+
+
+def _mask_name(source: int) -> str:
+    return f"{source:05d}.mask.npy"
 
 
 class FlowStore:
@@ -73,6 +107,7 @@ class FlowStore:
     def __init__(self, folders: Sequence[str | os.PathLike[str]]) -> None:
         self._where: dict[int, Path] = {}
         self._targets: dict[int, list[int]] = {}
+        self._masked: set[int] = set()
         self._unchecked: dict[Path, str] = {}  # file -> sha256 of the manifest
         self.size: tuple[int, int] = (0, 0)
         for folder in map(Path, folders):
@@ -83,6 +118,7 @@ class FlowStore:
             if self.size not in ((0, 0), tuple(pairs["size"])):
                 raise ArtifactError(f"{folder} is of another video size than the other shards", cure="run again")
             self.size = tuple(pairs["size"])
+            self._masked |= {int(source) for source in pairs["targets"] if _mask_name(int(source)) in items}
             for source, targets in pairs["targets"].items():
                 self._where[int(source)] = folder / f"{int(source):05d}.npy"
                 self._targets[int(source)] = [int(target) for target in targets]
@@ -112,8 +148,25 @@ class FlowStore:
             raise ArtifactError(f"there is no flow {source} -> {target}", "the pair plan does not hold it")
         return sample_stored(self._stored(source, target), xy)
 
+    def has_masks(self, source: int) -> bool:
+        """Whether masks came with the flows of ``source``, all of them."""
+        return source in self._masked
+
+    def mask(self, source: int, target: int) -> np.ndarray:
+        """Flags uint8 [H, W] (bits CYCLE, OCCLUDED) that came with a flow, for each pixel of ``source``.
+
+        A pixel with a flag has a representable flow, but its target may lie outside of the frame.
+        """
+        if not (self.has(source, target) and self.has_masks(source)):
+            raise ArtifactError(f"there is no mask {source} -> {target}", "none came with the flows")
+        path = self._where[source].with_name(_mask_name(source))
+        return decode_masks(np.asarray(self._row(path, source, target)), self.size)
+
     def _stored(self, source: int, target: int) -> np.ndarray:
-        path = self._where[source]
+        return self._row(self._where[source], source, target)
+
+    def _row(self, path: Path, source: int, target: int) -> np.ndarray:
+        """What a file of ``source`` holds for one of its targets, memory-mapped."""
         self._check(path)
         return atomic.load_npy(path, mmap=True)[self._targets[source].index(target)]
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from everypoint.artifacts.video import VideoMeta
 from everypoint.config.options import FlowOptions
 from everypoint.errors import ConfigError
 
@@ -43,6 +45,30 @@ class FlowBackend(Protocol):
 
     def open(self, frames: np.ndarray) -> FlowSession:
         """A session over frames uint8 [T, H, W, 3] RGB."""
+        ...
+
+
+@runtime_checkable
+class StoredFlows(Protocol):
+    """What a back-end has besides, whose flows are on disk already; its session may have :class:`StoredMasks`."""
+
+    def locate(
+        self, plan: Mapping[int, Sequence[int]], frames: np.ndarray, place: Path | None, meta: VideoMeta
+    ) -> dict[int, list[int]]:
+        """The part of a plan of pairs whose flows are in the user's folder ``place``; comes before all else.
+
+        With (i, j) the part holds (j, i). Raises :class:`everypoint.errors.InputError` when there is no such folder,
+        it is not the video's, or it holds none of the pairs.
+        """
+        ...
+
+
+@runtime_checkable
+class StoredMasks(Protocol):
+    """What a session has besides, when masks may lie beside its flows."""
+
+    def masks(self, source: int, targets: Sequence[int]) -> np.ndarray | None:
+        """Flags uint8 [n, H, W] (CYCLE, OCCLUDED) of each pixel of ``source``; None where masks are missing."""
         ...
 
 

@@ -6,13 +6,15 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from everypoint.artifacts.flows import FlowShardWriter
+from everypoint.artifacts.video import VideoMeta
 from everypoint.config.options import FlowOptions
-from everypoint.correspond.base import FlowSession, flow_backend
+from everypoint.correspond.base import FlowSession, StoredFlows, StoredMasks, flow_backend
 from everypoint.correspond.pairs import plan_pairs, shard_sources
 from everypoint.progress import Progress
 
@@ -30,6 +32,8 @@ def compute_flows(
     out_folder: str | os.PathLike[str],
     device: torch.device | str = "cpu",
     source_hash: str = "",
+    place: Path | None = None,
+    meta: VideoMeta | None = None,
 ) -> int:
     """Compute the flows of shard (k, n) (k from 0) and publish them as ``out_folder``; returns how many were computed.
 
@@ -44,13 +48,20 @@ def compute_flows(
         out_folder: the final folder, see :class:`everypoint.artifacts.flows.FlowShardWriter`.
         device: where networks run.
         source_hash: the hash of the video that the frames come from; only recorded.
+        place: where flows that are there already lie (back-end ``processed``).
+        meta: what is known of the video; needed with ``place``.
 
     Raises:
-        EverypointError: weights that cannot be had, a query frame outside the video, a full disk.
+        EverypointError: weights that cannot be had, a query frame outside the video, a full disk, a folder that does
+            not hold the flows of these frames.
     """
     plan = plan_pairs(len(frames), options.pairs, query_frames)
-    plan = {source: plan[source] for source in shard_sources(plan, shard)}
     backend = flow_backend(options, device)
+    if isinstance(backend, StoredFlows):
+        if meta is None:
+            raise ValueError(f"the back-end {options.backend} needs to know the video")
+        plan = backend.locate(plan, frames, place, meta)
+    plan = {source: plan[source] for source in shard_sources(plan, shard)}
     fingerprint = {
         "frames": frames_hash(frames),
         "source": source_hash,
@@ -66,7 +77,8 @@ def compute_flows(
     with Progress(total, label, unit="pairs", skipped=total - computed, logger=logger) as progress:
         for source in todo:
             session = session or backend.open(frames)  # only now: nothing is loaded when all is done
-            writer.write(source, plan[source], session.flows(source, plan[source]))
+            masks = session.masks(source, plan[source]) if isinstance(session, StoredMasks) else None
+            writer.write(source, plan[source], session.flows(source, plan[source]), masks)
             progress.advance(len(plan[source]))
     writer.publish()
     return computed

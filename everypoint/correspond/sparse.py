@@ -2,7 +2,7 @@
 
 A sparse source yields single matches instead of dense flows: long-range matches of features, tracks of a tracker, or
 what other programs left on disk. It is one file of this package, named as in ``sparse.sources``
-(``correspond/<name>.py``; ``tracks`` is ``track_files.py``), which binds ``SOURCE`` to a class with the interface of
+(``correspond/<name>.py``; :data:`MODULES` has the exceptions), which binds ``SOURCE`` to a class with the interface of
 :class:`SparseSource`. The file is imported when it is asked for.
 """
 
@@ -27,7 +27,7 @@ MODULES = {
     "xfeat": "xfeat",
     "cotracker": "cotracker",
     "tracks": "track_files",
-    "processed": "processed",
+    "processed": "processed_matches",
 }
 
 
