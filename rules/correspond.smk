@@ -17,6 +17,7 @@ rule flow:
         gpu=plan.gpus,
     params:
         options=plan.flow_options,
+        place=plan.flow_place,
         version=VERSIONS["flow"],
     script:
         "../scripts/flow.py"
@@ -40,9 +41,59 @@ rule features:
         gpu=plan.gpus,
     params:
         options=plan.features_options,
+        place=plan.features_place,
         version=VERSIONS["features"],
     script:
         "../scripts/features.py"
+
+
+rule depth:
+    input:
+        frames="<results>/{video}/frames/frames.npy",
+        meta="<results>/{video}/frames/video.json",
+    output:
+        depth="<results>/{video}/depth/{key}/depth.npy",
+        mask="<results>/{video}/depth/{key}/depth.mask.npy",
+        meta="<results>/{video}/depth/{key}/depth.json",
+    log:
+        "<results>/{video}/logs/depth.{key}.log",
+    benchmark:
+        "<results>/{video}/logs/depth.{key}.jsonl"
+    conda:
+        "../envs/torch.yaml"
+    threads: 2
+    resources:
+        gpu=plan.gpus,
+    params:
+        options=plan.depth_options,
+        place=plan.depth_place,
+        version=VERSIONS["depth"],
+    script:
+        "../scripts/depth.py"
+
+
+rule sparse:
+    input:
+        unpack(plan.sparse_inputs),
+    output:
+        matches="<results>/{video}/sparse/{key}/matches.npz",
+        statistics="<results>/{video}/sparse/{key}/sparse.json",
+    log:
+        "<results>/{video}/logs/sparse.{key}.log",
+    benchmark:
+        "<results>/{video}/logs/sparse.{key}.jsonl"
+    conda:
+        "../envs/torch.yaml"
+    threads: 2
+    resources:
+        gpu=plan.gpus,
+    params:
+        preset=plan.sparse_options,
+        place=plan.sparse_place,
+        seed=plan.config.seed,
+        version=VERSIONS["sparse"],
+    script:
+        "../scripts/sparse.py"
 
 
 rule matches:

@@ -1,13 +1,23 @@
-"""Rule matches: filter the flows into the table of matches."""
+"""Rule matches: filter the flows and join all sources into the table of matches."""
 
 from everypoint.stages import job, matches
 
-flow = snakemake.input.flow
+
+def several(name):
+    """The files of an input that may be absent, one file or many."""
+    found = snakemake.input.get(name, [])
+    return [found] if isinstance(found, str) else list(found)
+
+
 job.run(
     snakemake,
     matches.run,
-    flow=[flow] if isinstance(flow, str) else list(flow),
+    meta=snakemake.input.meta,
+    flow=several("flow"),
+    sparse=several("sparse"),
     features=snakemake.input.get("features"),
+    frames=snakemake.input.get("frames"),
+    depth=snakemake.input.get("depth"),
     options=snakemake.params.options,
     seed=snakemake.params.seed,
     output=snakemake.output.matches,

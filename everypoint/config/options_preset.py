@@ -162,6 +162,18 @@ class Preset(Options):
         """Whether its tracks are walked along flows, at least in part."""
         return self.tracker in ("chain", "chain-multi") or (self.tracker == "optimize" and self.readout.fuse)
 
+    @property
+    def uses_flow(self) -> bool:
+        """Whether anything of it reads flows."""
+        return self.flow.backend != "none" and self.tracker != "cotracker"
+
+    @property
+    def uses_features(self) -> bool:
+        """Whether anything of it reads the feature maps of ``features``."""
+        if self.features.backend == "none" or self.tracker in ("chain", "cotracker"):
+            return False
+        return self.uses_flow or self.sparse.appearance_threshold is not None
+
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Preset:
         if self.flow.backend == "none" and self.walks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +64,31 @@ def weights_used(presets: Mapping[str, Preset]) -> list[dict[str, str]]:
     """One row a weight file: name, licence, sha256, note, and what uses it (``chain: flow; cpu: flow, features``)."""
     uses: dict[str, dict[str, list[str]]] = {}
     for name, preset in presets.items():
-        if preset.flow.backend == "raft":
-            uses.setdefault(preset.flow.weights, {}).setdefault(name, []).append("flow")
-        if preset.tracker != "chain" and preset.features.weights_or_default:
-            uses.setdefault(preset.features.weights_or_default, {}).setdefault(name, []).append("features")
+        for weights, stage in _weights_of(preset):
+            uses.setdefault(weights, {}).setdefault(name, []).append(stage)
     return [_weight_row(weights, used) for weights, used in uses.items()]
+
+
+def _weights_of(preset: Preset) -> Iterator[tuple[str, str]]:
+    """Pairs (weight file, stage that uses it) of a preset."""
+    if preset.flow.backend == "raft" and preset.uses_flow:
+        yield preset.flow.weights, "flow"
+    if preset.uses_features and preset.features.weights_or_default:
+        yield preset.features.weights_or_default, "features"
+    if preset.tracker == "cotracker":
+        yield preset.cotracker.weights_or_default, "tracks"
+    if preset.tracker != "optimize":
+        return
+    if preset.depth.backend != "none" and preset.matches.depth_mask and preset.depth.weights_or_default:
+        yield preset.depth.weights_or_default, "depth"
+    own = {
+        "mutual": preset.sparse.mutual.features.weights_or_default,
+        "xfeat": preset.sparse.xfeat.weights,
+        "cotracker": preset.cotracker.weights_or_default,
+    }
+    for source in preset.sparse.sources:
+        if own.get(source):
+            yield own[source], source
 
 
 def _weight_row(weights: str, used: Mapping[str, list[str]]) -> dict[str, str]:

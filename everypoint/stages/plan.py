@@ -7,22 +7,22 @@ also that of a cluster job, starts by making the plan.
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from everypoint.artifacts import atomic
 from everypoint.config.load import nearest, parse_config
-from everypoint.config.options import FlowOptions, FramesOptions, Preset, QueryOptions
+from everypoint.config.options import FramesOptions, Preset, QueryOptions
 from everypoint.config.presets import load_preset
 from everypoint.config.user import Config
 from everypoint.errors import ConfigError, InputError
 from everypoint.stages import relevant
+from everypoint.stages.plan_correspond import CorrespondencePlan, listing
 from everypoint.video.discover import Entry, discover
 
 STAGES = (
@@ -31,6 +31,8 @@ STAGES = (
     "queries",
     "flow",
     "features",
+    "depth",
+    "sparse",
     "matches",
     "optimize",
     "tracks",
@@ -42,7 +44,7 @@ SHOT = re.compile(r"^(?P<parent>.+)-shot(?P<number>\d{2,4})$")
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(CorrespondencePlan):
     """The workflow of one configuration over the videos that were found.
 
     Methods that take ``wildcards`` are input and parameter functions of rules; they return paths or plain values.
@@ -113,7 +115,7 @@ class Plan:
         beside = {name: getattr(entry, name) for name in ("annotations", "queries", "mask")}
         value |= {name: str(path) for name, path in beside.items() if path is not None}
         folders = [path for path in (entry.path, entry.mask) if path is not None and path.is_dir()]
-        return value | ({"listing": _listing(folders)} if folders else {})
+        return value | ({"listing": listing(folders)} if folders else {})
 
     def source(self, wildcards: Any) -> dict[str, str]:
         """Inputs of rule frames: the source and, for a shot, where the video is cut."""
@@ -154,51 +156,6 @@ class Plan:
         """Parameters of rule queries."""
         return self.queries_of(wildcards.video).model_dump(mode="json")
 
-    # ------------------------------------------------------------------- rules: flow, features, matches
-
-    @functools.cached_property
-    def _flows(self) -> dict[str, FlowOptions]:
-        return {relevant.flow_key(preset): preset.flow for preset in self.presets.values()}
-
-    def flow_options(self, wildcards: Any) -> dict[str, Any]:
-        """Parameters of rule flow."""
-        return relevant.flow(self._flows[wildcards.key])
-
-    def flow_inputs(self, wildcards: Any) -> dict[str, str]:
-        """Inputs of rule flow; only a plan with direct pairs depends on where the queries lie."""
-        inputs = {"frames": self.path(wildcards.video, "frames/frames.npy")}
-        inputs["meta"] = self.path(wildcards.video, "frames/video.json")
-        if self._flows[wildcards.key].pairs.direct:
-            inputs["query_frames"] = self.path(wildcards.video, "queries/query_frames.json")
-        return inputs
-
-    def _by_key(self, key: str, kind: str) -> Preset:
-        """A preset that uses the stage ``key``; all that do agree in what the stage depends on."""
-        name_of = getattr(relevant, f"{kind}_key")
-        return next(preset for preset in self.presets.values() if name_of(preset) == key)
-
-    def features_options(self, wildcards: Any) -> dict[str, Any]:
-        """Parameters of rule features."""
-        return self._by_key(wildcards.key, "features").features.model_dump(mode="json")
-
-    def matches_inputs(self, wildcards: Any) -> dict[str, Any]:
-        """Inputs of rule matches."""
-        return self._correspondences(wildcards.video, self._by_key(wildcards.key, "matches"))
-
-    def matches_options(self, wildcards: Any) -> dict[str, Any]:
-        """Parameters of rule matches."""
-        return relevant.matches(self._by_key(wildcards.key, "matches"))
-
-    def _correspondences(self, video: str, preset: Preset) -> dict[str, Any]:
-        inputs: dict[str, Any] = {"flow": self._flow_folders(video, preset)}
-        if preset.features.backend != "none":
-            inputs["features"] = self.path(video, f"features/{relevant.features_key(preset)}/features.npy")
-        return inputs
-
-    def _flow_folders(self, video: str, preset: Preset) -> list[str]:
-        count, key = preset.flow.shards, relevant.flow_key(preset)
-        return [self.path(video, f"flow/{key}/{shard}of{count}") for shard in range(1, count + 1)]
-
     # ----------------------------------------------------------------------------- rules: optimize, tracks
 
     def optimize_inputs(self, wildcards: Any) -> dict[str, str]:
@@ -223,11 +180,11 @@ class Plan:
             "queries": self.path(video, "queries/queries.npz"),
         }
         if preset.tracker == "chain":
-            return inputs | {"flow": self._flow_folders(video, preset)}
+            return inputs | {"flow": self.flow_folders(video, preset)}
         if preset.tracker == "optimize":
             inputs["model"] = self.path(video, f"optimize/{wildcards.preset}/model.pt")
-        if preset.tracker == "chain-multi" or preset.readout.fuse:
-            inputs |= self._correspondences(video, preset)
+        if preset.walks:
+            inputs |= self.flows_and_features(video, preset)
         return inputs
 
     def tracks_options(self, wildcards: Any) -> dict[str, Any]:
@@ -281,11 +238,8 @@ class Plan:
         return {name: self._report_preset(name, preset) for name, preset in self.presets.items()}
 
     def _report_preset(self, name: str, preset: Preset) -> dict[str, Any]:
-        key, count = relevant.flow_key(preset), preset.flow.shards
-        logs = [f"flow.{key}.{shard}of{count}" for shard in range(1, count + 1)]
-        if preset.tracker != "chain" and preset.features.backend != "none":
-            logs.append(f"features.{relevant.features_key(preset)}")
         matches = relevant.matches_key(preset) if preset.tracker == "optimize" else None
+        logs = self.correspondence_logs(preset)
         if matches:
             logs += [f"matches.{matches}", f"optimize.{name}"]
         logs += [f"{rule}.{name}" for rule in ("tracks", "overlay", "evaluate")]
@@ -303,16 +257,6 @@ class Plan:
     def gpus(self) -> int:
         """GPUs that a job of a GPU stage asks for."""
         return 0 if self.config.device == "cpu" else 1
-
-
-def _listing(folders: Sequence[Path]) -> str:
-    """Digest of the names and sizes of the files in folders, which their times say nothing reliable about."""
-    digest = hashlib.sha256()
-    for folder in folders:
-        with os.scandir(folder) as items:
-            files = sorted((item.name, item.stat().st_size) for item in items if item.is_file())
-        digest.update(repr(files).encode(errors="surrogateescape"))
-    return digest.hexdigest()[:16]
 
 
 def make_plan(value: Mapping[str, Any], source: str, cache: str | os.PathLike[str] | None = None) -> Plan:

@@ -9,13 +9,31 @@ from __future__ import annotations
 from typing import Any
 
 from everypoint.artifacts.folder import fingerprint_of
-from everypoint.config.options import FlowOptions, PairOptions, Preset
+from everypoint.config.options import DepthOptions, FeatureOptions, FlowOptions, PairOptions, Preset
 
-_RUNTIME = {"flow": ("batch", "shards"), "optimize": ("checkpoint_seconds", "log_every", "tensorboard")}
-_ONLY = {
-    "dis": ("weights", "iterations", "batch"),  # keys of the other back-ends, which dis ignores
-    "raft": ("quality",),
+_RUNTIME = {
+    "flow": ("batch", "shards", "lookup", "volume_gib", "compile"),
+    "optimize": ("checkpoint_seconds", "log_every", "tensorboard"),
 }
+_OF_BACKEND = {  # back-end: the keys of its section that its result depends on, besides the plan of pairs
+    "raft": ("weights", "iterations", "warm_start", "precision", "resolution", "upsample_below"),
+    "dis": ("quality", "resolution", "upsample_below"),
+    "processed": ("folder",),
+    "none": (),
+    "raft-encoder": ("weights",),
+    "vit": ("weights", "model", "resize", "short_side"),
+    "constant": ("value",),
+    "file": ("folder", "unit", "inverse", "outlier_sigma", "outlier_neighbours", "fov"),
+    "depth-anything": ("weights", "outlier_sigma", "outlier_neighbours", "fov"),
+    "zoedepth": ("weights", "outlier_sigma", "outlier_neighbours", "fov"),
+}
+
+
+def _chosen(options: Any) -> dict[str, Any]:
+    """The back-end of a section and the keys it reads; weights by their name also where the default is meant."""
+    value = options.model_dump(mode="json")
+    value["weights"] = getattr(options, "weights_or_default", value.get("weights"))
+    return {"backend": options.backend} | {key: value[key] for key in _OF_BACKEND[options.backend]}
 
 
 def pairs(options: PairOptions) -> dict[str, Any]:
@@ -27,19 +45,47 @@ def pairs(options: PairOptions) -> dict[str, Any]:
 
 def flow(options: FlowOptions) -> dict[str, Any]:
     """What the flows depend on."""
-    value = options.model_dump(mode="json")
-    unused = (*_RUNTIME["flow"], *_ONLY.get(options.backend, ()))
-    return {key: item for key, item in value.items() if key not in unused} | {"pairs": pairs(options.pairs)}
+    return _chosen(options) | {"pairs": pairs(options.pairs)}
 
 
-def features(preset: Preset) -> dict[str, Any] | None:
-    """What the feature maps depend on; None when the preset uses none."""
-    return None if preset.features.backend == "none" else preset.features.model_dump(mode="json")
+def features(options: FeatureOptions) -> dict[str, Any] | None:
+    """What the feature maps depend on; None for the back-end none."""
+    return None if options.backend == "none" else _chosen(options)
+
+
+def depth(options: DepthOptions) -> dict[str, Any] | None:
+    """What the depth prior depends on; None for the back-end none."""
+    return None if options.backend == "none" else _chosen(options)
+
+
+def sparse(preset: Preset, source: str) -> dict[str, Any]:
+    """The part of a preset that a sparse source depends on, itself a valid preset."""
+    options = preset.sparse.model_dump(mode="json")
+    value = {"sparse": {"sources": [source], "per_pair": options["per_pair"]}}
+    if source == "cotracker":
+        return _header(preset) | value | {"cotracker": preset.cotracker.model_dump(mode="json")}
+    value["sparse"][source] = options[source]
+    if source == "mutual":
+        value["sparse"][source] = options[source] | {"features": features(preset.sparse.mutual.features)}
+        value |= {"depth": depth(preset.depth)} if masks_depth(preset) else {}
+    return _header(preset) | value
+
+
+def masks_depth(preset: Preset) -> bool:
+    """Whether the outlier mask of a depth prior decides which pixels may be matched."""
+    return preset.matches.depth_mask and preset.depth.backend != "none"
 
 
 def matches(preset: Preset) -> dict[str, Any]:
-    """What the filter and the reservoir depend on, besides flows and features."""
-    return preset.matches.model_dump(mode="json")
+    """What the filter and the reservoir depend on besides the files they read: options of both, valid as they are."""
+    value = preset.matches.model_dump(mode="json")
+    if not preset.matches.chain:
+        value = {key: item for key, item in value.items() if not key.startswith("chain_")}
+    if preset.flow.backend != "processed":
+        del value["stored_masks"]
+    if preset.depth.backend == "none":
+        del value["depth_mask"]
+    return {"matches": value, "appearance_threshold": preset.sparse.appearance_threshold}
 
 
 def optimize(preset: Preset) -> dict[str, Any]:
@@ -56,7 +102,10 @@ def tracks(preset: Preset) -> dict[str, Any]:
     if preset.tracker == "chain":
         return _header(preset) | {"chain": {"cycle_threshold": chain["cycle_threshold"]}}
     if preset.tracker == "chain-multi":
-        return _header(preset) | {"chain": chain}
+        return _header(preset) | {"chain": chain, "readout": readout}
+    if preset.tracker == "cotracker":
+        used = ("model", "weights", "points_at_once", "visibility")
+        return _header(preset) | {"cotracker": {key: preset.cotracker.model_dump(mode="json")[key] for key in used}}
     return _header(preset) | {"readout": readout} | ({"chain": chain} if preset.readout.fuse else {})
 
 
@@ -68,7 +117,10 @@ def reported(preset: Preset) -> dict[str, Any]:
 
 def runtime(presets: dict[str, Preset]) -> dict[str, Any]:
     """What jobs need to know but their results do not depend on: by flow key and by preset."""
-    batches = {flow_key(preset): {"batch": preset.flow.batch} for preset in presets.values()}
+    batches = {
+        flow_key(preset): {key: getattr(preset.flow, key) for key in _RUNTIME["flow"] if key != "shards"}
+        for preset in presets.values()
+    }
     knobs = {
         name: {key: getattr(preset.optimize, key) for key in _RUNTIME["optimize"]} for name, preset in presets.items()
     }
@@ -88,11 +140,25 @@ def flow_key(preset: Preset) -> str:
     return _key(preset.flow.backend, flow(preset.flow))
 
 
-def features_key(preset: Preset) -> str:
+def features_key(options: FeatureOptions) -> str:
     """As :func:`flow_key`, of the feature maps."""
-    return _key(preset.features.backend, features(preset))
+    return _key(options.backend, features(options))
+
+
+def depth_key(options: DepthOptions) -> str:
+    """As :func:`flow_key`, of the depth prior."""
+    return _key(options.backend, depth(options))
+
+
+def sparse_key(preset: Preset, source: str) -> str:
+    """As :func:`flow_key`, of one sparse source."""
+    return _key(source, sparse(preset, source))
 
 
 def matches_key(preset: Preset) -> str:
     """As :func:`flow_key`, of the matches table and all that it is made from."""
-    return _key(preset.flow.backend, [flow(preset.flow), features(preset), matches(preset)])
+    made_from = [flow(preset.flow), features(preset.features), matches(preset)]
+    made_from += [depth(preset.depth) if masks_depth(preset) else None]
+    made_from += [sparse(preset, source) for source in preset.sparse.sources]
+    name = preset.flow.backend if preset.flow.backend != "none" else preset.sparse.sources[0]
+    return _key(name, made_from)

@@ -54,10 +54,92 @@ def test_an_optimiser_reads_all(videos):
     inputs, preset = plan.tracks_inputs(of("a", "cpu")), plan.presets["cpu"]
     key = relevant.matches_key(preset)
     assert [path.rsplit("/", 1)[1] for path in inputs["flow"]] == ["1of2", "2of2"]
-    assert inputs["features"] == f"out/a/features/{relevant.features_key(preset)}/features.npy"
+    assert inputs["features"] == f"out/a/features/{relevant.features_key(preset.features)}/features.npy"
     assert inputs["model"] == "out/a/optimize/cpu/model.pt"
     assert plan.optimize_inputs(of("a", "cpu"))["matches"] == f"out/a/matches/{key}/matches.npz"
-    assert plan.matches_inputs(of("a", key=key)) == {"flow": inputs["flow"], "features": inputs["features"]}
+    assert plan.matches_inputs(of("a", key=key)) == {
+        "meta": "out/a/frames/video.json",
+        "flow": inputs["flow"],
+        "features": inputs["features"],
+    }
+
+
+ALL_SOURCES = {
+    "flow": {"backend": "none"},
+    "readout": {"fuse": False},
+    "depth": {"backend": "constant"},
+    "sparse": {"sources": ["mutual", "tracks", "processed"]},
+}
+
+
+def test_matches_without_flows_come_from_their_sources(videos):
+    plan = plan_of(methods=["cpu"], overrides={"cpu": ALL_SOURCES})
+    preset = plan.presets["cpu"]
+    keys = [relevant.sparse_key(preset, source) for source in preset.sparse.sources]
+    key = relevant.matches_key(preset)
+    assert key.startswith("mutual-")
+    assert plan.matches_inputs(of("a", key=key)) == {
+        "meta": "results/a/frames/video.json",
+        "sparse": [f"results/a/sparse/{key}/matches.npz" for key in keys],
+    }
+    frames = {"frames": "results/a/frames/frames.npy", "meta": "results/a/frames/video.json"}
+    features = relevant.features_key(preset.sparse.mutual.features)
+    assert plan.sparse_inputs(of("a", key=keys[0])) == frames | {
+        "features": f"results/a/features/{features}/features.npy",
+        "depth": f"results/a/depth/{relevant.depth_key(preset.depth)}/depth.npy",
+    }
+    assert plan.sparse_inputs(of("a", key=keys[1])) == frames  # the file is not there, which its job will say
+    (videos / "a.tracks.npz").touch()
+    assert plan.sparse_inputs(of("a", key=keys[1])) == frames | {"place": "videos/a.tracks.npz"}
+    assert plan.sparse_inputs(of("a", key=keys[2])) == frames
+    assert set(plan.tracks_inputs(of("a", "cpu"))) == {"frames", "meta", "queries", "model"}
+    logs = plan.report_presets()["cpu"]["logs"]
+    assert [log.split("-")[0] for log in logs[:5]] == [
+        "depth.constant", "features.vit", "sparse.mutual", "sparse.tracks", "sparse.processed",
+    ]  # fmt: skip
+
+
+def test_chaining_reads_the_frames_too_and_appearance_of_sparse_rows_the_features(videos):
+    plan = plan_of(methods=["cpu"], overrides={"cpu": {"matches": {"chain": True}}})
+    key = relevant.matches_key(plan.presets["cpu"])
+    assert plan.matches_inputs(of("a", key=key))["frames"] == "results/a/frames/frames.npy"
+    overrides = {"cpu": ALL_SOURCES | {"sparse": {"sources": ["xfeat"], "appearance_threshold": 0.2}}}
+    plan = plan_of(methods=["cpu"], overrides=overrides)
+    inputs = plan.matches_inputs(of("a", key=relevant.matches_key(plan.presets["cpu"])))
+    assert set(inputs) == {"meta", "features", "sparse"}
+
+
+PROCESSED = {"flow": {"backend": "processed"}, "features": {"backend": "processed"}}
+
+
+def test_what_a_processed_folder_holds_is_known_by_names_and_sizes(videos):
+    for part in ("color", "raft_exhaustive", "raft_masks"):
+        (videos / "d" / part).mkdir(parents=True)
+    (videos / "d" / "color" / "0.jpg").touch()
+
+    def place(video: str, **parts):
+        plan = plan_of(methods=["cpu"], overrides={"all": PROCESSED | parts})
+        return plan.flow_place(of(video, key=relevant.flow_key(plan.presets["cpu"])))
+
+    before = place("d")
+    assert before["path"] == "videos/d"
+    (videos / "d" / "raft_exhaustive" / "0.jpg_1.jpg.npy").write_bytes(b"12")
+    assert place("d") != before
+    assert place("c")["path"] == "videos/c"  # images without color
+    assert place("a")["path"] == ""  # a file holds nothing else
+    assert place("a", flow={"backend": "processed", "folder": "old/{video}/x"})["path"] == "old/a/x"
+    computed = plan_of(methods=["cpu"])
+    assert computed.flow_place(of("d", key=relevant.flow_key(computed.presets["cpu"]))) is None
+
+
+def test_tracks_made_elsewhere_lie_beside_the_video(videos):
+    def path(video: str, **tracks) -> str:
+        plan = plan_of(methods=["cpu"], overrides={"cpu": {"sparse": {"sources": ["tracks"], "tracks": tracks}}})
+        return plan.sparse_place(of(video, key=relevant.sparse_key(plan.presets["cpu"], "tracks")))["path"]
+
+    assert path("a") == "videos/a.tracks.npz"
+    assert path("c") == "videos/c.tracks.npz"
+    assert path("a", file="x/{video}/t.npz") == "x/a/t.npz"
 
 
 def test_the_model_alone_needs_no_flows(videos):

@@ -22,7 +22,8 @@ def test_the_first_presets_share_their_flows(other):
 
 
 def test_multi_and_cpu_share_their_features():
-    assert relevant.features_key(load_preset("chain-multi")) == relevant.features_key(load_preset("cpu"))
+    first, second = (load_preset(name).features for name in ("chain-multi", "cpu"))
+    assert relevant.features_key(first) == relevant.features_key(second)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,11 @@ def test_multi_and_cpu_share_their_features():
         ({"batch": 9}, True),  # memory only
         ({"shards": 3}, True),  # jobs only
         ({"quality": "fast"}, True),  # of dis
+        ({"lookup": "sampled", "volume_gib": 1, "compile": True}, True),  # memory and speed only
+        ({"folder": "old"}, True),  # of processed
         ({"iterations": 3}, False),
+        ({"warm_start": True}, False),
+        ({"precision": "bfloat16"}, False),
         ({"weights": "raft-small"}, False),
         ({"resolution": 200}, False),
         ({"pairs": {"window": 3}}, True),  # of the plan window
@@ -63,11 +68,67 @@ def test_a_key_is_the_backend_and_six_hex_digits():
         ({"flow": {"batch": 3}}, True),
         ({"readout": {"occlusion_depth": 0.5}}, True),
         ({"optimize": {"steps": 7}}, True),
+        ({"matches": {"chain": True}}, False),
+        ({"matches": {"chain_colour": 0.1}}, True),  # of the chain, which is off
+        ({"matches": {"stored_masks": False}}, True),  # of flows that were read
+        ({"matches": {"depth_mask": False}}, True),  # of a depth prior, of which there is none
+        ({"depth": {"backend": "constant"}}, False),
+        ({"depth": {"backend": "constant"}, "matches": {"depth_mask": False}}, False),  # the option itself counts
+        ({"depth": {"value": 3}}, True),
+        ({"sparse": {"sources": ["xfeat"]}}, False),
+        ({"sparse": {"xfeat": {"points": 7}}}, True),
+        ({"sparse": {"appearance_threshold": 0.1}}, False),
+        ({"cotracker": {"grid": 9}}, True),
     ],
 )
 def test_what_matches_depend_on(part, same):
     cpu = load_preset("cpu")
     assert (relevant.matches_key(changed(cpu, **part)) == relevant.matches_key(cpu)) == same
+
+
+SPARSE = {"sparse": {"sources": ["mutual", "xfeat", "cotracker"]}, "depth": {"backend": "constant"}}
+
+
+@pytest.mark.parametrize(
+    ("source", "part", "same"),
+    [
+        ("xfeat", {"sparse": {"xfeat": {"points": 7}}}, False),
+        ("xfeat", {"sparse": {"mutual": {"gap": 3}}}, True),
+        ("xfeat", {"sparse": {"per_pair": 3}}, False),
+        ("xfeat", {"depth": {"value": 3}}, True),
+        ("xfeat", {"flow": {"iterations": 3}}, True),
+        ("mutual", {"sparse": {"mutual": {"gap": 3}}}, False),
+        ("mutual", {"sparse": {"mutual": {"features": {"short_side": 3}}}}, False),
+        ("mutual", {"sparse": {"mutual": {"features": {"folder": "x"}}}}, True),  # of processed
+        ("mutual", {"depth": {"value": 3}}, False),
+        ("mutual", {"features": {"backend": "none"}}, True),
+        ("cotracker", {"cotracker": {"grid": 9}}, False),
+        ("cotracker", {"sparse": {"xfeat": {"points": 7}}}, True),
+    ],
+)
+def test_what_a_sparse_source_depends_on(source, part, same):
+    first = load_preset("cpu", {"all": SPARSE})
+    second = load_preset("cpu", {"all": SPARSE, "cpu": part})
+    assert (relevant.sparse_key(first, source) == relevant.sparse_key(second, source)) == same
+    assert Preset.model_validate(relevant.sparse(second, source)).sparse.sources == (source,)
+
+
+def test_a_default_weight_file_is_the_same_as_its_name():
+    named = load_preset("cpu", {"all": {"features": {"weights": "raft-things"}}})
+    assert relevant.features_key(named.features) == relevant.features_key(load_preset("cpu").features)
+
+
+@pytest.mark.parametrize(
+    ("part", "same"),
+    [
+        ({"readout": {"refine_rounds": 0}}, False),
+        ({"readout": {"agreement": 1}}, False),
+        ({"model": {"blocks": 2}}, True),
+    ],
+)
+def test_the_walk_depends_on_its_refinement(part, same):
+    plain = load_preset("chain-multi")
+    assert (relevant.tracks(load_preset("chain-multi", {"all": part})) == relevant.tracks(plain)) == same
 
 
 @pytest.mark.parametrize(
@@ -113,5 +174,6 @@ def test_what_no_result_depends_on_reaches_the_jobs_another_way():
     overrides = {"all": {"flow": {"batch": 5}}, "cpu": {"optimize": {"checkpoint_seconds": 3}}}
     presets = {name: load_preset(name, overrides) for name in ("chain", "cpu")}
     runtime = relevant.runtime(presets)
-    assert runtime["flow"] == {relevant.flow_key(presets["cpu"]): {"batch": 5}}
+    knobs = {"batch": 5, "lookup": "auto", "volume_gib": 4.0, "compile": False}
+    assert runtime["flow"] == {relevant.flow_key(presets["cpu"]): knobs}
     assert runtime["optimize"]["cpu"]["checkpoint_seconds"] == 3

@@ -1,0 +1,239 @@
+"""The part of the plan between frames and optimiser: flow, features, depth, sparse sources, matches."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from everypoint.config.options import DepthOptions, FeatureOptions, FlowOptions, Preset
+from everypoint.stages import relevant
+from everypoint.video.discover import Entry
+
+_PROCESSED_FLOW = ("raft_exhaustive", "raft_masks", "full_mask", "color")  # folders whose names and sizes count
+_PROCESSED_FEATURES = ("features/dino", "dinov2/featmap", "color")
+
+
+class _Videos(Protocol):
+    """What this part needs of the whole plan."""
+
+    entries: Mapping[str, Entry]
+    presets: Mapping[str, Preset]
+
+    def path(self, video: str, name: str) -> str: ...
+
+    def parent(self, name: str) -> tuple[str, int]: ...
+
+
+class CorrespondencePlan(_Videos):
+    """Input and parameter functions of the rules flow, features, depth, sparse and matches."""
+
+    # ---------------------------------------------------------------------------------------------- flow
+
+    @functools.cached_property
+    def _flows(self) -> dict[str, FlowOptions]:
+        return {relevant.flow_key(preset): preset.flow for preset in self.presets.values()}
+
+    def flow_options(self, wildcards: Any) -> dict[str, Any]:
+        """Parameters of rule flow."""
+        return relevant.flow(self._flows[wildcards.key])
+
+    def flow_inputs(self, wildcards: Any) -> dict[str, str]:
+        """Inputs of rule flow; only a plan with direct pairs depends on where the queries lie."""
+        inputs = self._frames(wildcards.video)
+        if self._flows[wildcards.key].pairs.direct:
+            inputs["query_frames"] = self.path(wildcards.video, "queries/query_frames.json")
+        return inputs
+
+    def flow_place(self, wildcards: Any) -> dict[str, str] | None:
+        """The folder that flows are read from; None where they are computed."""
+        options = self._flows[wildcards.key]
+        if options.backend != "processed":
+            return None
+        return self._place(wildcards.video, options.folder, "", _PROCESSED_FLOW)
+
+    def flow_folders(self, video: str, preset: Preset) -> list[str]:
+        """The shards of a preset's flows; empty where it has none."""
+        if preset.flow.backend == "none":
+            return []
+        count, key = preset.flow.shards, relevant.flow_key(preset)
+        return [self.path(video, f"flow/{key}/{shard}of{count}") for shard in range(1, count + 1)]
+
+    # ----------------------------------------------------------------------------------- features, depth
+
+    @functools.cached_property
+    def _features(self) -> dict[str, FeatureOptions]:
+        found = [preset.features for preset in self.presets.values()]
+        found += [preset.sparse.mutual.features for preset in self.presets.values()]
+        return {relevant.features_key(options): options for options in found if options.backend != "none"}
+
+    def features_options(self, wildcards: Any) -> dict[str, Any]:
+        """Parameters of rule features."""
+        return relevant.features(self._features[wildcards.key]) or {}
+
+    def features_place(self, wildcards: Any) -> dict[str, str] | None:
+        """The folder that features are read from; None where they are computed."""
+        options = self._features[wildcards.key]
+        if options.backend != "processed":
+            return None
+        return self._place(wildcards.video, options.folder, "", _PROCESSED_FEATURES)
+
+    def _features_file(self, video: str, options: FeatureOptions) -> str:
+        return self.path(video, f"features/{relevant.features_key(options)}/features.npy")
+
+    @functools.cached_property
+    def _depths(self) -> dict[str, DepthOptions]:
+        found = (preset.depth for preset in self.presets.values() if preset.depth.backend != "none")
+        return {relevant.depth_key(options): options for options in found}
+
+    def depth_options(self, wildcards: Any) -> dict[str, Any]:
+        """Parameters of rule depth."""
+        return relevant.depth(self._depths[wildcards.key]) or {}
+
+    def depth_place(self, wildcards: Any) -> dict[str, str] | None:
+        """The folder that depth maps are read from; None where they are computed."""
+        options = self._depths[wildcards.key]
+        if options.backend != "file":
+            return None
+        return self._place(wildcards.video, options.folder, "raw_depth/depth", (".",))
+
+    def _depth_mask(self, video: str, preset: Preset) -> dict[str, str]:
+        if not relevant.masks_depth(preset):
+            return {}
+        return {"depth": self.path(video, f"depth/{relevant.depth_key(preset.depth)}/depth.npy")}
+
+    # ------------------------------------------------------------------------------------ sparse sources
+
+    @functools.cached_property
+    def _sparse(self) -> dict[str, tuple[Preset, str]]:
+        return {
+            relevant.sparse_key(preset, source): (preset, source)
+            for preset in self.presets.values()
+            if preset.tracker == "optimize"
+            for source in preset.sparse.sources
+        }
+
+    def sparse_options(self, wildcards: Any) -> dict[str, Any]:
+        """Parameters of rule sparse."""
+        preset, source = self._sparse[wildcards.key]
+        return relevant.sparse(preset, source)
+
+    def sparse_inputs(self, wildcards: Any) -> dict[str, str]:
+        """Inputs of rule sparse: frames, and what its source reads besides."""
+        (preset, source), video = self._sparse[wildcards.key], wildcards.video
+        inputs = self._frames(video)
+        if source == "mutual":
+            inputs["features"] = self._features_file(video, preset.sparse.mutual.features)
+            inputs |= self._depth_mask(video, preset)
+        if source == "tracks":
+            file = self._tracks_file(video, preset.sparse.tracks.file)
+            inputs |= {"place": file} if Path(file).exists() else {}  # else its job says what is missing
+        return inputs
+
+    def sparse_place(self, wildcards: Any) -> dict[str, str] | None:
+        """The file or folder that matches are read from; None for sources that compute them."""
+        preset, source = self._sparse[wildcards.key]
+        if source == "tracks":
+            return {"path": self._tracks_file(wildcards.video, preset.sparse.tracks.file)}
+        if source == "processed":
+            return self._place(wildcards.video, preset.sparse.processed.folder, "", ("match", "color"))
+        return None
+
+    def _tracks_file(self, video: str, template: str | None) -> str:
+        entry = self.entries[self.parent(video)[0]]
+        if template is not None:
+            return os.path.expanduser(template.replace("{video}", entry.name))
+        if entry.kind == "tapvid":
+            return ""
+        source = self._folder_of(entry) or entry.path
+        return str(source.with_name(f"{source.stem if source.is_file() else source.name}.tracks.npz"))
+
+    # ------------------------------------------------------------------------------------------- matches
+
+    @functools.cached_property
+    def _matches(self) -> dict[str, Preset]:
+        found = (preset for preset in self.presets.values() if preset.tracker == "optimize")
+        return {relevant.matches_key(preset): preset for preset in found}
+
+    def matches_inputs(self, wildcards: Any) -> dict[str, Any]:
+        """Inputs of rule matches."""
+        video, preset = wildcards.video, self._matches[wildcards.key]
+        inputs: dict[str, Any] = {"meta": self.path(video, "frames/video.json")}
+        inputs |= self.flows_and_features(video, preset)
+        if preset.uses_flow:
+            inputs |= self._depth_mask(video, preset)
+        if preset.uses_flow and preset.matches.chain:
+            inputs["frames"] = self.path(video, "frames/frames.npy")
+        tables = [f"sparse/{relevant.sparse_key(preset, source)}/matches.npz" for source in preset.sparse.sources]
+        return inputs | ({"sparse": [self.path(video, table) for table in tables]} if tables else {})
+
+    def matches_options(self, wildcards: Any) -> dict[str, Any]:
+        """Parameters of rule matches."""
+        return relevant.matches(self._matches[wildcards.key])
+
+    def flows_and_features(self, video: str, preset: Preset) -> dict[str, Any]:
+        """What walks and filters read: the flows, and the features of the appearance check."""
+        folders = self.flow_folders(video, preset)
+        inputs: dict[str, Any] = {"flow": folders} if folders else {}
+        if preset.uses_features:
+            inputs["features"] = self._features_file(video, preset.features)
+        return inputs
+
+    def correspondence_logs(self, preset: Preset) -> list[str]:
+        """Names of the logs of all that stands between the frames and a preset's matches or tracks."""
+        key, count = relevant.flow_key(preset), preset.flow.shards
+        logs = [f"flow.{key}.{shard}of{count}" for shard in range(1, count + 1)] if preset.uses_flow else []
+        if preset.uses_features:
+            logs.append(f"features.{relevant.features_key(preset.features)}")
+        if preset.tracker != "optimize":
+            return logs
+        if relevant.masks_depth(preset):
+            logs.append(f"depth.{relevant.depth_key(preset.depth)}")
+        if "mutual" in preset.sparse.sources:
+            logs.append(f"features.{relevant.features_key(preset.sparse.mutual.features)}")
+        return logs + [f"sparse.{relevant.sparse_key(preset, source)}" for source in preset.sparse.sources]
+
+    # --------------------------------------------------------------------------------- what users have
+
+    def _frames(self, video: str) -> dict[str, str]:
+        return {
+            "frames": self.path(video, "frames/frames.npy"),
+            "meta": self.path(video, "frames/video.json"),
+        }
+
+    def _place(self, video: str, template: str | None, inside: str, parts: Sequence[str]) -> dict[str, str]:
+        """A folder of the user's and a digest of its files, by names and sizes; ``{video}`` stands for the name.
+
+        Without a template it is the video's own folder (that which holds ``color``), and ``inside`` of it; the path is
+        empty where the video is no folder.
+        """
+        entry = self.entries[self.parent(video)[0]]
+        if template is not None:
+            folder = Path(os.path.expanduser(template.replace("{video}", entry.name)))
+        else:
+            own = self._folder_of(entry)
+            if own is None:
+                return {"path": "", "listing": ""}  # its job says what is missing; other videos go on
+            folder = own / inside
+        present = [folder / part for part in parts if (folder / part).is_dir()]
+        return {"path": str(folder), "listing": listing(present)}
+
+    @staticmethod
+    def _folder_of(entry: Entry) -> Path | None:
+        """The folder of a video of images: the one that holds ``color``, or the images themselves."""
+        if entry.kind != "images":
+            return None
+        return entry.path.parent if entry.path.name == "color" else entry.path
+
+
+def listing(folders: Sequence[Path]) -> str:
+    """Digest of the names and sizes of the files in folders, which their times say nothing reliable about."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        with os.scandir(folder) as items:
+            files = sorted((item.name, item.stat().st_size) for item in items if item.is_file())
+        digest.update(repr(files).encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
