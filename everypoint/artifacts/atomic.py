@@ -180,6 +180,29 @@ def save_npy(final: str | os.PathLike[str], array: np.ndarray) -> None:
     write_with(final, lambda file: np.save(file, array, allow_pickle=False))
 
 
+@contextlib.contextmanager
+def mapped_npy(final: str | os.PathLike[str]) -> Iterator[Callable[[tuple[int, ...], Any], np.ndarray]]:
+    """Yield ``allocate(shape, dtype)``, which makes the array of ``final`` in its file: for arrays larger than memory.
+
+    It is allocated once, filled in place, and published when the block ends without an error. The disk's room is
+    claimed beforehand: a memory-mapped file on a full disk kills the process instead of raising an error.
+    """
+    with atomic_path(final) as temporary:
+        arrays = []
+
+        def allocate(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.dtype(dtype), shape=shape)
+            if hasattr(os, "posix_fallocate"):
+                with open(temporary, "r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
+            arrays.append(array)
+            return array
+
+        yield allocate
+        for array in arrays:
+            array.flush()
+
+
 def save_npz(final: str | os.PathLike[str], *, compressed: bool = False, **arrays: Any) -> None:
     """Write an npz without pickled objects. Equal arrays give equal bytes (numpy fixes the zip dates)."""
     for name, array in arrays.items():

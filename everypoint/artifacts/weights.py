@@ -11,24 +11,36 @@ from everypoint.errors import AssetError
 if TYPE_CHECKING:
     from torch import Tensor
 
-_WRAPPERS = ("model", "state_dict", "model_state_dict")
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "teacher")
 
 
 def load_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors of a weight file by key; wrappers ({"model": ...}) and DataParallel's prefix are taken off.
 
-    Raises :class:`AssetError` for a file that cannot be read as tensors, before anything that it holds is run.
+    The file is one of torch or of safetensors, whatever its name. Raises :class:`AssetError` for a file that cannot be
+    read as tensors, before anything that it holds is run.
     """
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if _is_safetensors(path):
+            from safetensors.torch import load_file
+
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a foreign, hostile or damaged file
         raise AssetError(f"{path} is not a weight file that can be read", _reason(error), "fetch it again") from error
     state = _unwrapped(content)
     if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise AssetError(f"{path} is not a weight file", "it does not hold tensors by name", "fetch it again")
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _is_safetensors(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as safetensors do: the length of a header of JSON, then the header."""
+    with open(path, "rb") as file:
+        return file.read(9)[8:] == b"{"
 
 
 def _reason(error: Exception) -> str:
@@ -60,14 +72,19 @@ def rename(state: Mapping[str, Tensor], modules: Mapping[str, str | None]) -> di
 def check_fit(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], name: str, network: str) -> None:
     """Raise :class:`AssetError`, in one sentence, unless keys and shapes are exactly the expected ones."""
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    wrong = [key for key in expected if key in shapes and shapes[key] != expected[key]]
     problems = {
         "lacks": [key for key in expected if key not in shapes],
         "has unknown": [key for key in shapes if key not in expected],
-        "has the wrong shape in": [key for key in expected if key in shapes and shapes[key] != expected[key]],
+        "has the wrong shape in": [f"{key} ({_by(shapes[key])} for {_by(expected[key])})" for key in wrong],
     }
     found = [f"it {verb} {_some(keys)}" for verb, keys in problems.items() if keys]
     if found:
         raise AssetError(f"{name} does not fit {network}", " and ".join(found), "use weights made for it")
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a number"
 
 
 def _some(keys: list[str]) -> str:

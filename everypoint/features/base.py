@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from everypoint.artifacts.video import VideoMeta
 from everypoint.config.options import FeatureOptions
 from everypoint.errors import ConfigError
 
@@ -29,11 +31,30 @@ class FeatureBackend(Protocol):
         """All that its features depend on besides the frames, as JSON-like values."""
         ...
 
-    def features(self, frames: np.ndarray, step: Callable[[], None] | None = None) -> np.ndarray:
+    def features(
+        self,
+        frames: np.ndarray,
+        step: Callable[[], None] | None = None,
+        allocate: Callable[[tuple[int, ...], Any], np.ndarray] = np.empty,
+    ) -> np.ndarray:
         """Feature maps float16 [T, h, w, C] of frames uint8 [T, H, W, 3] RGB; ``step`` is called after each frame.
 
+        ``allocate(shape, dtype)`` makes the array that is filled and returned; it may lie in a file.
         Vectors have length 1. The cells of a map tile the frame, so that
         :func:`everypoint.geometry.sample_resized` reads them at points of the frame.
+        """
+        ...
+
+
+@runtime_checkable
+class StoredFeatures(Protocol):
+    """What a back-end has besides, whose features are on disk already."""
+
+    def locate(self, frames: np.ndarray, place: Path | None, meta: VideoMeta) -> None:
+        """Find the features of the frames in the user's folder ``place``; comes before all else.
+
+        Raises :class:`everypoint.errors.InputError` when there is no such folder, it is not the video's, or it lacks
+        a frame.
         """
         ...
 

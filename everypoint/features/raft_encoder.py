@@ -83,14 +83,19 @@ class RaftEncoder:
         return {"backend": "raft-encoder", "weights": sha256_of(self.weights)}
 
     @torch.inference_mode()
-    def features(self, frames: np.ndarray, step: Callable[[], None] | None = None) -> np.ndarray:
+    def features(
+        self,
+        frames: np.ndarray,
+        step: Callable[[], None] | None = None,
+        allocate: Callable[[tuple[int, ...], Any], np.ndarray] = np.empty,
+    ) -> np.ndarray:
         """Feature maps float16 [T, h, w, C]; see :class:`everypoint.features.base.FeatureBackend`.
 
         Frames are resized (not padded) to the next multiples of 8, so that the cells tile the frame.
         """
         size = tuple(max(SMALLEST_SIDE, -(-side // CELL) * CELL) for side in frames.shape[1:3])
         channels = self.encoder.conv.out_channels
-        maps = np.empty((len(frames), size[0] // CELL, size[1] // CELL, channels), np.float16)
+        maps = allocate((len(frames), size[0] // CELL, size[1] // CELL, channels), np.float16)
         with full_precision():
             for t, frame in enumerate(frames):
                 features = self.encoder(self._image(frame, size))[0]  # [C, h, w]

@@ -11,9 +11,10 @@ import numpy as np
 
 from everypoint.artifacts import atomic
 from everypoint.artifacts.folder import sha256_of
+from everypoint.artifacts.video import VideoMeta
 from everypoint.config.options import FeatureOptions
 from everypoint.errors import ArtifactError
-from everypoint.features.base import feature_backend
+from everypoint.features.base import StoredFeatures, feature_backend
 from everypoint.progress import Progress
 
 if TYPE_CHECKING:
@@ -27,23 +28,34 @@ def compute_features(
     options: FeatureOptions,
     out_path: str | os.PathLike[str],
     device: torch.device | str = "cpu",
+    place: Path | None = None,
+    meta: VideoMeta | None = None,
 ) -> None:
-    """Write the features of frames uint8 [T, H, W, 3] to ``out_path``, float16 [T, h, w, C].
+    """Write the features of frames uint8 [T, H, W, 3] to ``out_path``, float16 [T, h, w, C], never all in memory.
 
     Beside it, under the same name with the suffix ``.json``, stand what made them and the hash of the file. The
     back-end ``none`` writes an empty array [T, 0, 0, 0], which :func:`load_features` gives back as None.
+    The back-end ``processed`` reads the folder ``place`` of the video ``meta``.
 
-    Raises :class:`everypoint.errors.EverypointError` for weights that cannot be had or a full disk.
+    Raises :class:`everypoint.errors.EverypointError` for weights that cannot be had, features that are not on disk, or
+    a full disk.
     """
     backend = feature_backend(options, device)
+    if isinstance(backend, StoredFeatures):
+        if meta is None:
+            raise ValueError(f"the back-end {options.backend} needs to know the video")
+        backend.locate(frames, place, meta)
+    out_path = Path(out_path)
     if backend is None:
         maps, made_by = np.empty((len(frames), 0, 0, 0), np.float16), {"backend": "none"}
+        atomic.save_npy(out_path, maps)
     else:
         made_by = backend.describe()
-        with Progress(len(frames), f"{options.backend} features", unit="frames", logger=logger) as progress:
-            maps = backend.features(frames, progress.advance)
-    out_path = Path(out_path)
-    atomic.save_npy(out_path, maps)
+        with (
+            Progress(len(frames), f"{options.backend} features", unit="frames", logger=logger) as progress,
+            atomic.mapped_npy(out_path) as allocate,
+        ):
+            maps = backend.features(frames, progress.advance, allocate)
     description = {"made_by": made_by, "shape": maps.shape, "frame_size": frames.shape[1:3]}
     atomic.write_json(out_path.with_suffix(".json"), description | {"sha256": sha256_of(out_path)})
 
