@@ -69,6 +69,7 @@ class FlowShardWriter:
     def write(self, source: int, targets: Sequence[int], flows: np.ndarray, masks: np.ndarray | None = None) -> None:
         """Store flows [n, H, W, 2] from ``source`` to ``targets`` (n of them), and masks where they came with some.
 
+        Flows of type int16 are encoded already.
         ``masks`` are flags uint8 [n, H, W], bits CYCLE and OCCLUDED; those of a flow that is not representable are
         dropped.
         """
@@ -76,9 +77,10 @@ class FlowShardWriter:
             raise ValueError(f"flows {flows.shape} do not fit {len(targets)} targets of size {self._size}")
         if masks is not None and masks.shape != flows.shape[:-1]:
             raise ValueError(f"masks {masks.shape} do not fit flows {flows.shape}")
-        stored = np.empty(flows.shape, np.int16)
-        for row, flow in enumerate(flows):  # one by one, for the floats in between
-            stored[row] = encode_flow(flow)
+        stored = flows if flows.dtype == np.int16 else np.empty(flows.shape, np.int16)
+        if stored is not flows:
+            for row, flow in enumerate(flows):  # one by one, for the floats in between
+                stored[row] = encode_flow(flow)
         if masks is not None:  # before the flows, which say that a source is finished
             packed = encode_masks(np.where((stored == NOT_REPRESENTABLE).any(axis=-1), np.uint8(0), masks))
             self._folder.add(_mask_name(source), lambda path: atomic.save_npy(path, packed))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -30,6 +30,26 @@ class FlowSession(Protocol):
 
         Index point p of ``source`` lies at p + flow(p) in the target. The result depends on the frames, the options,
         ``source`` and ``targets`` only: not on what was asked before.
+        """
+        ...
+
+
+@runtime_checkable
+class GroupedFlows(Protocol):
+    """What a session has besides, when it computes several sources at once: see :mod:`everypoint.correspond.sweeps`."""
+
+    @property
+    def group_size(self) -> int:
+        """How many sources it takes together."""
+        ...
+
+    def group_flows(
+        self, plan: Mapping[int, Sequence[int]], advance: Callable[[int], None]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Each source of ``plan`` {source: targets} with its flows [n, H, W, 2], as soon as they are complete.
+
+        The flows are encoded (int16, :func:`everypoint.artifacts.flows.encode_flow`). ``advance`` hears the number of
+        pairs of each call. The result depends on the frames, the options and the whole of ``plan`` only.
         """
         ...
 

@@ -1,5 +1,10 @@
 """RAFT as a flow back-end: weights by name, padding and resizing, each frame encoded once, bounded memory.
 
+OmniMotion's recipe is 20 iterations with ``warm_start``: the flow from i to j starts from the low-resolution flow from i
+to the target before, outwards from i, in each direction of time. Both live on the grid of i, so nothing is warped.
+Where the gaps between targets are not one, the flow is scaled by the ratio of the distances to the source, which is
+where a point of constant velocity has gone; the published recipe takes it as it is, which differs by 1 / gap there.
+
 Source: Teed and Deng, RAFT, ECCV 2020; the network is torchvision's, run by :mod:`everypoint.correspond.raft_network`.
 """
 
@@ -8,7 +13,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +25,21 @@ from torch import Tensor
 from everypoint.artifacts.folder import sha256_of
 from everypoint.assets.fetch import locate
 from everypoint.config.options import FlowOptions
-from everypoint.correspond.raft_network import FrameCode, RaftNetwork
+from everypoint.correspond.raft_network import Context, FrameCode, LookupPlan, RaftNetwork
 from everypoint.correspond.raft_weights import load_weights
+from everypoint.correspond.readback import encode, one_ahead, to_host
 from everypoint.correspond.resolution import flow_size
+from everypoint.correspond.sweeps import Pair, calls
 from everypoint.numerics import full_precision
 
 logger = logging.getLogger(__name__)
 
 SMALLEST_SIDE = 128  # four levels of correlation need 16 cells of 8 pixels
 CACHE_BYTES = 2**30  # encoded frames that a session keeps
+USED = {  # options that touch the flows, were it in the last bit
+    *("iterations", "warm_start", "precision", "resolution", "upsample_below"),
+    *("batch", "lookup", "volume_gib", "compile"),
+}
 
 
 def to_network_range(frame: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
@@ -65,7 +76,12 @@ def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class RaftSession:
-    """Flows of one video. Features of frames are kept (least recently used out first) within ``cache_bytes``."""
+    """Flows of one video.
+
+    Memory, besides the weights: features of frames (least recently used out first, within ``cache_bytes``); one network
+    call (``call_bytes``); the results of the sources of one group, as int16 (``group_bytes``: 100 frames at 480p,
+    exhaustive, 0.16 GB a source, so 1.3 GB with a batch of 8); their contexts and last flows.
+    """
 
     def __init__(
         self,
@@ -81,35 +97,102 @@ class RaftSession:
         self._padding = padding(self._flow_size)
         self._cache: OrderedDict[int, Tensor] = OrderedDict()
         self._cache_bytes = cache_bytes
+        self._contexts: dict[int, Context] = {}
+        self._last: dict[tuple[int, int], Tensor] = {}  # (source, target) -> low-resolution flow, of open chains
         self.encoded = 0  # feature maps made so far
-        logger.info("RAFT at %d x %d: about %.1f GiB a call", *self._flow_size[::-1], self.call_bytes() / 2**30)
+        width, height = self._flow_size[::-1]
+        estimate = self.call_bytes() / 2**30
+        logger.info("RAFT at %d x %d, %d pairs a call: about %.2f GiB a call", width, height, self.batch, estimate)
+
+    @property
+    def batch(self) -> int:
+        """Pairs a network call."""
+        return self._options.batch
+
+    @property
+    def group_size(self) -> int:
+        """Sources computed together: enough of them to fill the calls with chains of different sources."""
+        return self._options.batch
 
     def call_bytes(self) -> int:
-        """Estimated memory of one network call: correlation pyramid and its windows, recurrent state, upsampling."""
+        """Estimated memory of one network call and of the padded frames' flows that it gives."""
         left, right, top, bottom = self._padding
-        cells = (self._flow_size[0] + top + bottom) * (self._flow_size[1] + left + right) // 64
-        a_cell = 4 * cells * 4 // 3 + 4 * 324 * 2 + 4 * 1300 + 4 * 64 * 9 * 6
-        return self._options.batch * cells * a_cell
+        h, w = self._flow_size[0] + top + bottom, self._flow_size[1] + left + right
+        return (
+            self._network.call_bytes(self.batch, h // 8, w // 8) + self.batch * self._size[0] * self._size[1] * 2 * 10
+        )
+
+    def group_bytes(self, plan: Mapping[int, Sequence[int]]) -> int:
+        """Bytes of the results of a group {source: targets}, all of which may be held at its end."""
+        return sum(map(len, plan.values())) * self._size[0] * self._size[1] * 2 * 2
+
+    def flows(self, source: int, targets: Sequence[int]) -> np.ndarray:
+        """Flows float32 [n, H, W, 2] in pixels; see :class:`everypoint.correspond.base.FlowSession`."""
+        result = np.empty((len(targets), *self._size, 2), np.float32)
+        for call, flows in self._computed({source: targets}):
+            result[[pair.row for pair in call]] = flows.cpu().numpy()
+        self._close(source)
+        return result
+
+    def group_flows(
+        self, plan: Mapping[int, Sequence[int]], advance: Callable[[int], None] = lambda pairs: None
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """See :class:`everypoint.correspond.base.GroupedFlows`. Flows are encoded where they are computed."""
+        left = {source: len(targets) for source, targets in plan.items()}
+        results: dict[int, np.ndarray] = {}
+        encoded = ((call, to_host(encode(flows))) for call, flows in self._computed(plan))
+        for call, host in one_ahead(encoded):
+            for pair, flow in zip(call, host.get(), strict=True):
+                if pair.source not in results:
+                    results[pair.source] = np.empty((len(plan[pair.source]), *self._size, 2), np.int16)
+                results[pair.source][pair.row] = flow
+                left[pair.source] -= 1
+            advance(len(call))
+            for source in sorted({pair.source for pair in call if not left[pair.source]}):
+                self._close(source)
+                yield source, results.pop(source)
+
+    def _computed(self, plan: Mapping[int, Sequence[int]]) -> Iterator[tuple[list[Pair], Tensor]]:
+        """The calls for a group of sources, each with its flows float32 [B, H, W, 2] on the device."""
+        for call in calls(plan, self.batch, warm=self._options.warm_start):
+            yield call, self._call(call)
 
     @torch.inference_mode()
-    def flows(self, source: int, targets: Sequence[int]) -> np.ndarray:
-        """Flows float32 [n, H, W, 2] in pixels; see :class:`everypoint.correspond.base.FlowSession`.
-
-        Targets enter the network in their order, ``options.batch`` at a time, so that the composition of a batch, and
-        with it the last bit of the result, depends on the arguments only.
-        """
-        result = np.empty((len(targets), *self._size, 2), np.float32)
-        if not len(targets):
-            return result
-        batch = self._options.batch
+    def _call(self, call: list[Pair]) -> Tensor:
+        """One network call; keeps the low-resolution flows that warm starts need."""
         with full_precision():
-            context = self._network.encode_context(self._image(source))
-            code = FrameCode(self._features(source), context)
-            for start in range(0, len(targets), batch):
-                chunk = [FrameCode(self._features(j), None) for j in targets[start : start + batch]]
-                flow = self._network.pair_flows(code, chunk, self._options.iterations)[1]  # [B, 2, padded]
-                result[start : start + batch] = self._restore(flow).permute(0, 2, 3, 1).cpu().numpy()
-        return result
+            # Compiled code wants one shape: the last pair is repeated up to a whole batch.
+            padded = call + call[-1:] * (self.batch - len(call)) if self._options.compile else call
+            sources = {pair.source: FrameCode(self._features(pair.source), self._context(pair.source)) for pair in call}
+            targets = {pair.target: FrameCode(self._features(pair.target), None) for pair in call}
+            low, flow = self._network.pair_flows(
+                [sources[pair.source] for pair in padded],
+                [targets[pair.target] for pair in padded],
+                self._options.iterations,
+                torch.cat([self._start(pair) for pair in padded]) if self._options.warm_start else None,
+            )
+            for pair, last in zip(call, low[:, None], strict=False):
+                if self._options.warm_start:
+                    self._last.pop((pair.source, pair.before), None)
+                    self._last[pair.source, pair.target] = last
+            return self._restore(flow[: len(call)]).permute(0, 2, 3, 1)
+
+    def _start(self, pair: Pair) -> Tensor:
+        """The flow [1, 2, h, w] with which a pair begins under a warm start."""
+        if pair.before is None:
+            return self._features(pair.source).new_zeros(1, 2, *self._features(pair.source).shape[-2:])
+        ratio = (pair.target - pair.source) / (pair.before - pair.source)
+        return self._last[pair.source, pair.before] * ratio
+
+    def _context(self, source: int) -> Context:
+        if source not in self._contexts:
+            self._contexts[source] = self._network.encode_context(self._image(source))
+        return self._contexts[source]
+
+    def _close(self, source: int) -> None:
+        """Forget what was kept of a source until its last pair."""
+        self._contexts.pop(source, None)
+        self._last = {key: flow for key, flow in self._last.items() if key[0] != source}
 
     def _image(self, index: int) -> Tensor:
         image = resize_image(to_network_range(self._frames[index], self._device), self._flow_size)
@@ -147,14 +230,20 @@ class RaftBackend:
         return locate(self._options.weights)
 
     def describe(self) -> dict[str, Any]:
-        chosen = self._options.model_dump(include={"iterations", "resolution", "upsample_below", "batch"})
-        return {"backend": "raft", "weights": sha256_of(self.weights), **chosen}
+        return {"backend": "raft", "weights": sha256_of(self.weights), **self._options.model_dump(include=USED)}
 
     @functools.cached_property
     def network(self) -> RaftNetwork:
         """The network on its device, made on first use."""
         state, small = load_weights(self.weights)
-        return RaftNetwork(state, small=small).to(self._device, memory_format=torch.channels_last)
+        options = self._options
+        return RaftNetwork(
+            state,
+            small=small,
+            precision=options.precision,
+            lookup=LookupPlan(options.lookup, options.volume_gib * 2**30),
+            compiled=options.compile,
+        ).to(self._device)
 
     def open(self, frames: np.ndarray) -> RaftSession:
         return RaftSession(self.network, frames, self._options, self._device)

@@ -1,20 +1,24 @@
-"""RAFT inference around torchvision's network: each frame encoded once, one look-up volume a pair, one upsampling.
+"""RAFT inference around torchvision's network: each frame encoded once, correlations held or not, one upsampling.
 
 torchvision's ``RAFT.forward`` encodes both images of every pair, evaluates the context half of the recurrent
 convolutions and the upsampling mask at each of the iterations, and returns upsampled flows only. For all pairs of a
 video that is about half of the work for nothing. :class:`RaftNetwork` holds torchvision's modules (so that their
 weights load as they are) and runs them so that
 
-* a frame is encoded once (its context only when it is a source) and ``pair_flows`` called once a batch of pairs,
+* a frame is encoded once (its context only when it is a source) and ``pair_flows`` called once a batch of pairs, whose
+  sources may differ,
 * the convolutions of the recurrent block over the (constant) context are evaluated once a source frame,
-* the mask predictor and the convex upsampling run after the last iteration only.
+* the mask predictor and the convex upsampling run after the last iteration only,
+* the volume of correlations is held as far as a limit allows (:mod:`everypoint.correspond.raft_lookup`),
+* the convolutions may run in half precision; features, correlation, positions and upsampling stay in float32.
 
-The plain reference is torchvision's own forward; ``tests/unit/correspond/test_raft.py`` compares the two.
+The plain reference is torchvision's own forward; ``tests/unit/correspond/test_raft_network.py`` compares the two.
 Source: Teed and Deng, RAFT, ECCV 2020.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,8 +27,12 @@ from torch import Tensor, nn
 from torchvision.models.optical_flow import raft_large, raft_small
 from torchvision.models.optical_flow.raft import ConvGRU
 
+from everypoint.correspond.raft_lookup import Lookup, build_lookup, first_held_level, level_bytes
 from everypoint.geometry import pixel_grid
 from everypoint.numerics import replace_pointwise
+
+
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Context(NamedTuple):
@@ -34,10 +42,13 @@ class Context(NamedTuple):
     gates: tuple[tuple[Tensor, Tensor], ...]  # a GRU pass: context part of (z,r) [2H,h,w], of q [H,h,w]
 
 
+Gates = tuple[tuple[Tensor, Tensor], ...]  # as of a Context, with a first axis for the pairs
+
+
 class FrameCode(NamedTuple):
     """What RAFT needs to know of one frame."""
 
-    features: Tensor  # [C, h, w], the matching features at 1/8 of the padded size
+    features: Tensor  # [C, h, w] float32, the matching features at 1/8 of the padded size
     context: Context | None  # None in a frame that is a target only
 
 
@@ -72,10 +83,33 @@ def _without(weight: Tensor, hidden: int, context: int) -> Tensor:
     return torch.cat([weight[:, :hidden], weight[:, hidden + context :]], dim=1)
 
 
-class RaftNetwork(nn.Module):
-    """RAFT for many pairs of one video. ``state`` has torchvision's keys. Inference only."""
+class LookupPlan(NamedTuple):
+    """Which correlations a network call holds; see :mod:`everypoint.correspond.raft_lookup`."""
 
-    def __init__(self, state: dict[str, Tensor], *, small: bool = False) -> None:
+    mode: str = "volume"  # or "sampled", or "auto"
+    limit: float = float("inf")  # bytes, for "auto"
+
+
+class RaftNetwork(nn.Module):
+    """RAFT for many pairs of one video. Inference only.
+
+    Args:
+        state: weights under torchvision's keys.
+        small: which of the two networks they fit.
+        precision: arithmetic of the convolutions, a key of ``PRECISIONS``.
+        lookup: which correlations are held.
+        compiled: run the update through ``torch.compile``, anew for each shape; on CUDA as a graph.
+    """
+
+    def __init__(
+        self,
+        state: dict[str, Tensor],
+        *,
+        small: bool = False,
+        precision: str = "float32",
+        lookup: LookupPlan = LookupPlan(),
+        compiled: bool = False,
+    ) -> None:
         super().__init__()
         net = (raft_small if small else raft_large)(weights=None)
         net.load_state_dict(state, strict=True)
@@ -87,13 +121,16 @@ class RaftNetwork(nn.Module):
         self.radius = net.corr_block.radius
         self.levels = net.corr_block.num_levels
         self.hidden_size = net.update_block.hidden_state_size
+        self.feature_size = net.feature_encoder.conv.out_channels
         recurrent = net.update_block.recurrent_block
         motion = self.motion_encoder.out_channels
         grus = [g for g in (recurrent.convgru1, recurrent.convgru2) if isinstance(g, ConvGRU)]
         context = grus[0].convz.weight.shape[1] - self.hidden_size - motion
         self.grus = nn.ModuleList(_SplitGru(g, self.hidden_size, context) for g in grus)
         replace_pointwise(self)
-        self.requires_grad_(False).eval()
+        self.dtype, self.lookup, self.compiled = PRECISIONS[precision], lookup, compiled
+        self.requires_grad_(False).eval().to(dtype=self.dtype, memory_format=torch.channels_last)
+        self._step: Callable[..., tuple[Tensor, Tensor]] | None = None
 
     def encode(self, image: Tensor) -> FrameCode:
         """Encode one image [3, H, W] in [-1, 1]; H and W multiples of 8 and at least 128."""
@@ -101,13 +138,13 @@ class RaftNetwork(nn.Module):
 
     @torch.inference_mode()
     def encode_features(self, image: Tensor) -> Tensor:
-        """The matching features [C, H / 8, W / 8] of one image [3, H, W] in [-1, 1]."""
-        return self.feature_encoder(image[None].contiguous(memory_format=torch.channels_last))[0]
+        """The matching features [C, H / 8, W / 8] float32 of one image [3, H, W] in [-1, 1]."""
+        return self.feature_encoder(self._batch(image))[0].float()
 
     @torch.inference_mode()
     def encode_context(self, image: Tensor) -> Context:
         """The context of one image [3, H, W] in [-1, 1], which a frame needs as a source only."""
-        both = self.context_encoder(image[None].contiguous(memory_format=torch.channels_last))
+        both = self.context_encoder(self._batch(image))
         hidden, context = both.split_with_sizes([self.hidden_size, self.context_channels], dim=1)
         context = F.relu(context)
         gates = tuple(tuple(part[0] for part in gru.context(context)) for gru in self.grus)
@@ -119,58 +156,104 @@ class RaftNetwork(nn.Module):
 
     @torch.inference_mode()
     def pair_flows(
-        self, source: FrameCode, targets: list[FrameCode], iterations: int, flow_init: Tensor | None = None
+        self,
+        sources: Sequence[FrameCode],
+        targets: Sequence[FrameCode],
+        iterations: int,
+        flow_init: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Flows from one source frame to several targets.
+        """Flows from each source frame to the target frame at its place: B pairs in one call.
 
         Returns the low-resolution flow [B, 2, h, w] (pixels of the 1/8 grid) and the upsampled flow [B, 2, 8h, 8w]
-        (pixels). ``flow_init`` [B, 2, h, w] is the warm start of OmniMotion's recipe.
+        (pixels), float32. ``flow_init`` [B, 2, h, w] is the warm start of OmniMotion's recipe: the low-resolution flow
+        with which the pairs begin, instead of zero.
         """
-        if source.context is None:
-            raise ValueError("the source frame was encoded without its context")
-        batch = len(targets)
-        pyramid = self._correlation(source.features, torch.stack([t.features for t in targets]))
-        h, w = source.features.shape[-2:]
-        grid = pixel_grid(h, w, device=source.features.device).permute(2, 0, 1)[None]  # [1, 2, h, w]
-        flow = grid.new_zeros(batch, 2, h, w) if flow_init is None else flow_init.clone()
-        hidden = source.context.hidden.expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        if len(sources) != len(targets):
+            raise ValueError(f"{len(sources)} sources for {len(targets)} targets")
+        contexts = [source.context for source in sources if source.context is not None]
+        if len(contexts) < len(sources):
+            raise ValueError("a source frame was encoded without its context")
+        lookup = self._lookup(stack_maps([s.features for s in sources]), stack_maps([t.features for t in targets]))
+        h, w = sources[0].features.shape[-2:]
+        grid = pixel_grid(h, w, device=sources[0].features.device).permute(2, 0, 1)[None]  # [1, 2, h, w]
+        flow = grid.new_zeros(len(sources), 2, h, w) if flow_init is None else flow_init.clone()
+        hidden = stack_maps([c.hidden for c in contexts]).contiguous(memory_format=torch.channels_last)
+        gates = tuple(
+            tuple(stack_maps([c.gates[gru][part] for c in contexts]) for part in (0, 1))
+            for gru in range(len(self.grus))
+        )
+        step = self._compiled_step(flow.device) if self.compiled else self._update
         for _ in range(iterations):
-            motion = self.motion_encoder(flow, self._lookup(pyramid, grid + flow))
-            for gru, gates in zip(self.grus, source.context.gates, strict=True):
-                hidden = gru(hidden, motion, gates)
-            flow = flow + self.flow_head(hidden)
+            flow, hidden = step(lookup, grid, flow, hidden, gates)
         return flow, self._upsample(flow, hidden)
 
-    def _correlation(self, f1: Tensor, f2: Tensor) -> list[Tensor]:
-        """Pyramid of <f1, f2> / sqrt(C); level l is [B * h * w, 1, h / 2^l, w / 2^l]."""
-        channels, h, w = f1.shape
-        volume = torch.matmul(f1.reshape(channels, h * w).T / channels**0.5, f2.reshape(-1, channels, h * w))
-        volume = volume.reshape(-1, 1, h, w)
-        pyramid = [volume]
-        for _ in range(self.levels - 1):
-            pyramid.append(F.avg_pool2d(pyramid[-1], 2))
-        return pyramid
+    def call_bytes(self, batch: int, h: int, w: int) -> int:
+        """Estimated peak of one ``pair_flows`` of ``batch`` pairs with maps (h, w), without weights and frame codes.
 
-    def _lookup(self, pyramid: list[Tensor], centres: Tensor) -> Tensor:
-        """Sample a (2r+1)^2 window around ``centres`` [B, 2, h, w] at every level -> [B, levels * (2r+1)^2, h, w]."""
-        batch, _, h, w = centres.shape
-        offset = torch.arange(-self.radius, self.radius + 1, dtype=centres.dtype, device=centres.device)
-        delta = torch.stack(torch.meshgrid(offset, offset, indexing="ij"), -1)  # slow index moves x
-        centres = centres.permute(0, 2, 3, 1).reshape(batch * h * w, 1, 1, 2)
-        sampled = []
-        for volume in pyramid:
-            size = centres.new_tensor([volume.shape[-1] - 1, volume.shape[-2] - 1])
-            where = (centres + delta) * (2 / size) - 1
-            window = F.grid_sample(volume, where, align_corners=True)
-            sampled.append(window.reshape(batch, h, w, -1))
-            centres = centres / 2
-        return torch.cat(sampled, -1).permute(0, 3, 1, 2)  # channels_last in memory
+        Levels that are held, pooled features of the others, copies of features, windows of the look-up, recurrent
+        state and gates; or, where that is more, what the upsampling takes.
+        """
+        cells = batch * h * w
+        first = self._first_held(batch, h, w)
+        held = sum(level_bytes(batch, h, w, self.levels)[first:])
+        half = torch.finfo(self.dtype).bits // 8
+        windows = self.levels * (2 * self.radius + 1) ** 2
+        features = 4 * self.feature_size * (3 + sum(4.0**-level for level in range(1, first + 1)))
+        state = half * self.hidden_size * (1 + 3 * len(self.grus) * (batch > 1)) + 4 * 8
+        update = 4 * 2 * windows + half * (3 * self.hidden_size + 4 * self.motion_encoder.out_channels)
+        upsampling = 4 * 64 * (9 * 3 + 2 * 9) if self.mask_predictor is not None else 4 * 64 * 4
+        return int(held + cells * (features + state + max(update, upsampling)))
+
+    def _batch(self, image: Tensor) -> Tensor:
+        return image[None].to(self.dtype).contiguous(memory_format=torch.channels_last)
+
+    def _first_held(self, batch: int, h: int, w: int) -> int:
+        return first_held_level(*self.lookup, batch, h, w, self.levels)
+
+    def _lookup(self, f1: Tensor, f2: Tensor) -> Lookup:
+        """The look-up of some pairs' features [B, C, h, w]."""
+        first = self._first_held(f1.shape[0], *f1.shape[-2:])
+        gathered = self.compiled or f1.device.type != "cpu"
+        return build_lookup(f1, f2, self.levels, self.radius, first, gathered=gathered)
+
+    def _update(
+        self, lookup: Lookup, grid: Tensor, flow: Tensor, hidden: Tensor, gates: Gates
+    ) -> tuple[Tensor, Tensor]:
+        """One iteration: the next flow [B, 2, h, w] and hidden state [B, H, h, w]."""
+        windows = lookup.windows(grid + flow)
+        motion = self.motion_encoder(flow.to(self.dtype), windows.to(self.dtype))
+        for gru, part in zip(self.grus, gates, strict=True):
+            hidden = gru(hidden, motion, part)
+        return flow + self.flow_head(hidden).float(), hidden
+
+    def _compiled_step(self, device: torch.device) -> Callable[..., tuple[Tensor, Tensor]]:
+        """``_update`` through the compiler, made on first use.
+
+        On CUDA the iteration becomes a graph, whose outputs the next replay overwrites: they are copied.
+        """
+        if self._step is None:
+            graph = device.type == "cuda"
+            fast = torch.compile(self._update, dynamic=False, mode="reduce-overhead" if graph else None)
+
+            def step(*arguments: object) -> tuple[Tensor, Tensor]:
+                flow, hidden = fast(*arguments)
+                return (flow.clone(), hidden.clone()) if graph else (flow, hidden)
+
+            self._step = step
+        return self._step
 
     def _upsample(self, flow: Tensor, hidden: Tensor) -> Tensor:
         """Convex upsampling by 8 (large net) or bilinear (small net, which predicts no mask)."""
         batch, _, h, w = flow.shape
         if self.mask_predictor is None:
             return 8 * F.interpolate(flow, scale_factor=8, mode="bilinear", align_corners=True)
-        mask = self.mask_predictor(hidden).reshape(batch, 1, 9, 8, 8, h, w).softmax(dim=2)
+        mask = self.mask_predictor(hidden).float().reshape(batch, 1, 9, 8, 8, h, w).softmax(dim=2)
         patches = F.unfold(8 * flow, 3, padding=1).reshape(batch, 2, 9, 1, 1, h, w)
         return (mask * patches).sum(2).permute(0, 1, 4, 2, 5, 3).reshape(batch, 2, 8 * h, 8 * w)
+
+
+def stack_maps(maps: Sequence[Tensor]) -> Tensor:
+    """Maps [C, h, w], channels last in memory, as [B, C, h, w] likewise; no copy where they are one and the same."""
+    if all(each is maps[0] for each in maps):
+        return maps[0][None].expand(len(maps), -1, -1, -1)
+    return torch.stack([each.permute(1, 2, 0) for each in maps]).permute(0, 3, 1, 2)

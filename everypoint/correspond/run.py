@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,9 @@ import numpy as np
 from everypoint.artifacts.flows import FlowShardWriter
 from everypoint.artifacts.video import VideoMeta
 from everypoint.config.options import FlowOptions
-from everypoint.correspond.base import FlowSession, StoredFlows, StoredMasks, flow_backend
+from everypoint.correspond.base import FlowSession, GroupedFlows, StoredFlows, StoredMasks, flow_backend
 from everypoint.correspond.pairs import plan_pairs, shard_sources
+from everypoint.correspond.sweeps import source_groups
 from everypoint.progress import Progress
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ def compute_flows(
     """Compute the flows of shard (k, n) (k from 0) and publish them as ``out_folder``; returns how many were computed.
 
     Source frames that an earlier, killed run of the same work finished are kept. The work is the same when frames
-    (by their pixels), back-end, weights, options and the planned pairs of the shard are.
+    (by their pixels), back-end, weights, options and the planned pairs of the shard are. A back-end that computes
+    several sources at once gets the groups of an undisturbed run, whole even where some of their sources are finished:
+    what goes through a network together touches the last bit of the flows.
 
     Args:
         frames: uint8 [T, H, W, 3] RGB, may be memory-mapped.
@@ -69,19 +72,36 @@ def compute_flows(
         "pairs": plan,
     }
     writer = FlowShardWriter(out_folder, fingerprint, tuple(frames.shape[1:3]))
-    todo = [source for source in plan if not writer.has(source, plan[source])]
-    total = sum(map(len, plan.values()))
-    computed = sum(len(plan[source]) for source in todo)
-    session: FlowSession | None = None
+    todo = {source for source in plan if not writer.has(source, plan[source])}
+    session = backend.open(frames) if todo else None  # only now: nothing is loaded when all is done
+    groups = source_groups(plan, session.group_size if isinstance(session, GroupedFlows) else 1)
+    groups = [group for group in groups if todo & group.keys()]
+    total, computed = _pairs([plan]), _pairs(groups)
     label = f"{options.backend} flow, shard {shard[0] + 1} of {shard[1]}"
     with Progress(total, label, unit="pairs", skipped=total - computed, logger=logger) as progress:
-        for source in todo:
-            session = session or backend.open(frames)  # only now: nothing is loaded when all is done
-            masks = session.masks(source, plan[source]) if isinstance(session, StoredMasks) else None
-            writer.write(source, plan[source], session.flows(source, plan[source]), masks)
-            progress.advance(len(plan[source]))
+        for group in groups:
+            for source, flows in _group_flows(session, group, progress.advance):
+                if source in todo:
+                    masks = session.masks(source, plan[source]) if isinstance(session, StoredMasks) else None
+                    writer.write(source, plan[source], flows, masks)
     writer.publish()
     return computed
+
+
+def _group_flows(
+    session: FlowSession, plan: Mapping[int, Sequence[int]], advance: Callable[[int], None]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Each source of a group with its flows, float32 or encoded."""
+    if isinstance(session, GroupedFlows):
+        yield from session.group_flows(plan, advance)
+        return
+    for source, targets in plan.items():
+        yield source, session.flows(source, targets)
+        advance(len(targets))
+
+
+def _pairs(plans: Sequence[Mapping[int, Sequence[int]]]) -> int:
+    return sum(len(targets) for plan in plans for targets in plan.values())
 
 
 def frames_hash(frames: np.ndarray) -> str:

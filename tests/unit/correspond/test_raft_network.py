@@ -29,7 +29,7 @@ def vectors(request):
 
 def test_reference_vectors_cold(vectors):
     (first, second), network, iterations, expected = vectors
-    low, up = network.pair_flows(first, [second], iterations)
+    low, up = network.pair_flows([first], [second], iterations)
     assert np.abs(low.numpy() - expected["low"]).max() < REFERENCE
     assert np.abs(up.numpy() - expected["up"]).max() < REFERENCE
 
@@ -37,7 +37,7 @@ def test_reference_vectors_cold(vectors):
 def test_reference_vectors_warm(vectors):
     (first, second), network, iterations, expected = vectors
     start = torch.from_numpy(expected["low"])
-    low, up = network.pair_flows(first, [second], iterations, flow_init=start)
+    low, up = network.pair_flows([first], [second], iterations, flow_init=start)
     assert np.abs(low.numpy() - expected["low_warm"]).max() < REFERENCE
     assert np.abs(up.numpy() - expected["up_warm"]).max() < REFERENCE
     assert np.abs(up.numpy() - expected["up"]).max() > 10 * REFERENCE  # the start does count
@@ -56,7 +56,7 @@ def test_equals_torchvision_forward(small):
     with torch.inference_mode():
         expected = [reference(first[None], other[None], num_flow_updates=3)[-1][0] for other in (second, third)]
     codes = [network.encode(image) for image in (first, second, third)]
-    flows = network.pair_flows(codes[0], codes[1:], 3)[1]
+    flows = network.pair_flows(codes[:1] * 2, codes[1:], 3)[1]
     assert flows.shape == (2, 2, 128, 160)
     for flow, wanted in zip(flows, expected, strict=True):
         assert (flow - wanted).abs().max() < EQUAL
@@ -68,10 +68,10 @@ def test_a_target_needs_no_context_but_a_source_does():
     image = torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
     code = network.encode(image)
     bare = FrameCode(code.features, None)
-    whole, lean = (network.pair_flows(code, [target], 1)[1] for target in (code, bare))
+    whole, lean = (network.pair_flows([code], [target], 1)[1] for target in (code, bare))
     assert torch.equal(whole, lean)
     with pytest.raises(ValueError, match="context"):
-        network.pair_flows(bare, [code], 1)
+        network.pair_flows([bare], [code], 1)
 
 
 @pytest.mark.slow  # two threads of torch wait for each other where other jobs hold the cores
@@ -84,7 +84,7 @@ def test_flows_do_not_depend_on_the_number_of_threads(small):
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            flows.append(network.pair_flows(network.encode(first), [network.encode(second)], 1)[1])
+            flows.append(network.pair_flows([network.encode(first)], [network.encode(second)], 1)[1])
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*flows)
