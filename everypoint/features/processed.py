@@ -38,7 +38,7 @@ class ProcessedFeatures:
         found = [folder.frame_file(self._part, frame, suffix) for frame in range(len(frames))]
         for name, path in zip(folder.names, found, strict=True):
             if path is None:
-                raise folder.missing(self._part, name + suffix, "compute it there, choose another features.backend,")
+                raise folder.missing(self._part, name + suffix, "compute it there or choose another features.backend")
         self._files = [path for path in found if path is not None]
 
     def describe(self) -> dict[str, Any]:
@@ -71,9 +71,10 @@ class ProcessedFeatures:
     def _read(self, path: Path) -> np.ndarray:
         """The map float32 [h, w, C] of one file, finite."""
         field = read_array(path, KINDS[self._part][1])
-        if field.ndim != 3 or 0 in field.shape or not np.isfinite(field).all():
-            why = f"its shape is {field.shape}, not h x w x C" if field.ndim != 3 or 0 in field.shape else "it has NaN"
-            raise InputError(f"{shown(path)} cannot be used", why, AGAIN)
+        if field.ndim != 3 or 0 in field.shape:
+            raise InputError(f"{shown(path)} cannot be used", f"its shape is {field.shape}, not h x w x C", AGAIN)
+        if not np.isfinite(field).all():
+            raise InputError(f"{shown(path)} cannot be used", "it holds values that are not finite", AGAIN)
         return field
 
 

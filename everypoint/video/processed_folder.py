@@ -142,7 +142,7 @@ class ProcessedFolder:
     def missing(self, part: str, name: str, cure: str) -> InputError:
         """The error for a file that is not there."""
         if not self.listing(part):
-            return InputError(f"{shown(self.place)} has nothing in {part}", cure=f"{cure} or set {self.option}")
+            return InputError(f"{shown(self.place)} has nothing in {part}", cure=f"{cure}, or set {self.option}")
         return InputError(f"{shown(self.place / part / name)} is missing", cure=cure)
 
     def working_frames(self, numbers: np.ndarray) -> np.ndarray:

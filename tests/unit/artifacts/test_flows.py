@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from everypoint.artifacts import atomic
-from everypoint.artifacts.flows import FlowShardWriter, FlowStore, decode_flow, encode_flow
+from everypoint.artifacts.flows import (
+    FlowShardWriter,
+    FlowStore,
+    decode_flow,
+    decode_masks,
+    encode_flow,
+    encode_masks,
+)
+from everypoint.artifacts.matches import CYCLE, LONG_RANGE, OCCLUDED
 from everypoint.errors import ArtifactError
 
 SIZE = (6, 8)
@@ -180,3 +188,100 @@ def test_journal_of_a_kill_is_not_published(tmp_path):
     folder = write(tmp_path / "s")
     assert not list(folder.glob("journal*"))
     assert atomic.read_json(folder / "manifest.json")["count"] == 4
+
+
+# ------------------------------------------------------------------------------------------------------- masks
+
+
+def masks(count: int, size=SIZE, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 4, (count, *size)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 3), (6, 8), (5, 7)])
+def test_masks_take_two_bits_a_pixel(size):
+    flags = masks(3, size)
+    stored = encode_masks(flags)
+    assert (stored.dtype, stored.shape) == (np.uint8, (3, 2, -(-size[0] * size[1] // 8)))
+    for row in range(3):
+        assert np.array_equal(decode_masks(stored[row], size), flags[row])
+    assert np.array_equal(decode_masks(stored, size), flags)
+
+
+def test_another_flag_is_a_defect_of_the_caller():
+    with pytest.raises(ValueError, match="CYCLE and OCCLUDED"):
+        encode_masks(np.full((1, *SIZE), CYCLE | LONG_RANGE, np.uint8))
+
+
+def write_masked(folder):
+    """Source 0 with masks, source 1 without."""
+    writer = FlowShardWriter(folder, "test", SIZE)
+    writer.write(0, [1, 2, 3], flows(3), masks(3))
+    writer.write(1, [0], flows(1))
+    writer.publish()
+    return folder
+
+
+def test_masks_come_back_for_the_sources_that_have_them(tmp_path):
+    store = FlowStore([write_masked(tmp_path / "a"), write(tmp_path / "b", (2,))])
+    assert [store.has_masks(source) for source in (0, 1, 2, 9)] == [True, False, False, False]
+    for row, target in enumerate((1, 2, 3)):
+        found = store.mask(0, target)
+        assert found.dtype == np.uint8
+        assert np.array_equal(found, masks(3)[row])
+        assert np.abs(store.flow(0, target) - flows(3)[row]).max() <= 1 / 64
+    for source, target in ((1, 0), (0, 9), (9, 0)):
+        with pytest.raises(ArtifactError, match=f"no mask {source} -> {target}"):
+            store.mask(source, target)
+
+
+def test_a_flow_that_cannot_be_stored_has_no_flag(tmp_path):
+    wrong = flows(1)
+    wrong[0, 2, 3, 1], wrong[0, 4, 5, 0] = np.nan, 2000
+    writer = FlowShardWriter(tmp_path / "s", "test", SIZE)
+    writer.write(0, [1], wrong, np.full((1, *SIZE), CYCLE | OCCLUDED, np.uint8))
+    writer.publish()
+    found = FlowStore([tmp_path / "s"]).mask(0, 1)
+    assert np.argwhere(found == 0).tolist() == [[2, 3], [4, 5]]
+    assert (found == CYCLE | OCCLUDED).sum() == found.size - 2
+
+
+def test_masks_of_a_wrong_shape_are_a_defect_of_the_caller(tmp_path):
+    writer = FlowShardWriter(tmp_path / "s", "test", SIZE)
+    with pytest.raises(ValueError, match="do not fit"):
+        writer.write(0, [1, 2], flows(2), masks(1))
+
+
+def test_a_source_killed_between_mask_and_flow_is_written_again(tmp_path, monkeypatch):
+    from everypoint.artifacts import flows as module
+
+    writer = FlowShardWriter(tmp_path / "s", "test", SIZE)
+
+    def save(path, array, real=atomic.save_npy):
+        if not path.name.endswith(".mask.npy"):
+            raise KeyboardInterrupt
+        real(path, array)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.atomic, "save_npy", save)
+        with pytest.raises(KeyboardInterrupt):
+            writer.write(0, [1], flows(1), masks(1))
+    writer = FlowShardWriter(tmp_path / "s", "test", SIZE)
+    assert not writer.has(0, [1])
+    writer.write(0, [1], flows(1), masks(1, seed=5))
+    writer.publish()
+    assert np.array_equal(FlowStore([tmp_path / "s"]).mask(0, 1), masks(1, seed=5)[0])
+
+
+@pytest.mark.parametrize("damage", ["flip", "delete"])
+def test_a_damaged_mask_is_refused(tmp_path, damage):
+    path = write_masked(tmp_path / "s") / "00000.mask.npy"
+    if damage == "delete":
+        path.unlink()
+        with pytest.raises(ArtifactError, match="mask.npy is missing or damaged"):
+            FlowStore([tmp_path / "s"])
+    else:
+        flip(path)
+        store = FlowStore([tmp_path / "s"])
+        store.flow(0, 1)  # its own file is whole
+        with pytest.raises(ArtifactError, match="mask.npy is missing or damaged"):
+            store.mask(0, 1)

@@ -94,7 +94,9 @@ def test_the_files_enter_the_description(tmp_path):
 def test_what_is_missing_is_one_sentence(tmp_path):
     place = write(tmp_path / "dog")
     (place / "features/dino/00002.jpg.npy").unlink()
-    with pytest.raises(InputError, match="features/dino/00002.jpg.npy is missing"):
+    with pytest.raises(
+        InputError, match="00002.jpg.npy is missing; compute it there or choose another features.backend"
+    ):
         compute(tmp_path / "features.npy", place)
     for path in (place / "features/dino").iterdir():
         path.unlink()
