@@ -19,8 +19,9 @@ from tests.shared import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
-LOCKED_EXTRAS = ("dev", "slurm")
-OPTIONAL = {"rerun", "tinycudann", "cotracker"}  # imported inside one file, with an error that says how to install
+LOCKED_EXTRAS = ("depth", "dev", "slurm")
+# Imported inside one file, with an error that says how to install.
+OPTIONAL = {"rerun", "tinycudann", "cotracker", "transformers"}
 MODULES = {  # module -> the package that brings it, where the two differ in name
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
@@ -84,7 +85,7 @@ def test_build_needs_only_what_is_locked():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_environments_have_the_pins_of_the_project(path):
-    wanted = pins(PROJECT["project"]["dependencies"])
+    wanted = pins([*PROJECT["project"]["dependencies"], *EXTRAS["depth"]])
     content = yaml.safe_load(path.read_text())
     found = pins(next(item for item in content["dependencies"] if isinstance(item, dict))["pip"])
     assert found == {name: wanted[name] for name in found}
