@@ -69,7 +69,9 @@ class FeatureOptions(Options):
         "folder; none: no appearance check.",
     )
     weights: str | None = Field(
-        None, description="An asset's name or the path of a weight file; null: raft-things, or the file of vit's model."
+        None,
+        description="An asset's name or the path of a weight file; vit: also timm or timm@REVISION, timm's hub; null: "
+        "raft-things, or the asset of vit's model.",
     )
     model: Literal[
         "dino-vits16", "dino-vits8", "dinov2-vits14", "dinov2-vits14-reg", "dinov2-vitb14", "dinov2-vitb14-reg"

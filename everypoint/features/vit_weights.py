@@ -163,20 +163,20 @@ def weight_file(weights: str, model: str) -> Path:
 
 def _hub_file(name: str, revision: str | None) -> Path:
     """A model's file of timm's hub, in the cache of the hub's own client; a revision is a commit, tag or branch."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import hf_hub_download, is_offline_mode
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     label = f"{name} of timm's hub" + (f" at revision {revision}" if revision else "")
-    offline = is_offline() or bool(os.environ.get("HF_HUB_OFFLINE"))
+    offline = is_offline() or is_offline_mode()
     try:
         path = Path(hf_hub_download(f"timm/{name}", HUB_FILE, revision=revision, local_files_only=offline))
     except LocalEntryNotFoundError as error:
         why = "it is not in the cache and connections are forbidden" if offline else "the hub cannot be reached"
         cure = "fetch it once where there is a network, or set features.weights to a file of the weights"
         raise AssetError(f"{label} cannot be had", why, cure) from error
-    except (EntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise AssetError(f"{label} cannot be had", reason, "see features.weights") from error
+    except Exception as error:  # the client's own kinds, and those of what it speaks to the network with
+        reason = " ".join(str(error).split()).split(". ")[0] or type(error).__name__
+        raise AssetError(f"{label} cannot be had", reason, "check the revision and the network") from error
     commit = path.parent.name  # of the cache: snapshots/<commit>/<file>
     logger.info("%s: commit %s, licence Apache-2.0; `weights: timm@%s` pins it", label, commit, commit)
     return path

@@ -28,11 +28,17 @@ def save_torch_by_file(path: Path) -> None:
     atomic.write_with(path, lambda file: torch.save({"a": torch.from_numpy(NOISE), "b": torch.zeros(10)}, file))
 
 
+def save_mapped(path: Path) -> None:
+    with atomic.mapped_npy(path) as allocate:
+        allocate(NOISE.shape, np.uint8)[:] = NOISE
+
+
 WRITERS = {
     "bytes": lambda path: atomic.write_bytes(path, NOISE.tobytes()),
     "text": lambda path: atomic.write_text(path, "x" * NOISE.size),
     "json": lambda path: atomic.write_json(path, NOISE.tolist()),
     "npy": lambda path: atomic.save_npy(path, NOISE),
+    "npy-mapped": save_mapped,
     "npz": lambda path: atomic.save_npz(path, a=NOISE, b=NOISE),
     "npz-compressed": lambda path: atomic.save_npz(path, compressed=True, a=NOISE),
     "torch-path": save_torch_by_path,

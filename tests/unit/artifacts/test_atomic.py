@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -185,6 +186,47 @@ def test_memory_map_is_read_only(tmp_path):
     assert isinstance(mapped, np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         mapped[0] = 1
+
+
+def test_an_array_filled_in_its_file_is_the_same_file_as_a_saved_one(tmp_path):
+    array = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
+    atomic.save_npy(tmp_path / "saved.npy", array)
+    with atomic.mapped_npy(tmp_path / "mapped.npy") as allocate:
+        place = allocate(array.shape, np.float16)
+        for row, values in enumerate(array):
+            place[row] = values
+        assert not (tmp_path / "mapped.npy").exists()
+    assert (tmp_path / "mapped.npy").read_bytes() == (tmp_path / "saved.npy").read_bytes()
+    assert leftovers(tmp_path) == []
+
+
+def test_an_array_that_is_not_filled_to_the_end_is_not_there(tmp_path):
+    def fill() -> None:
+        with atomic.mapped_npy(tmp_path / "a.npy") as allocate:
+            allocate((3, 4), np.uint8)[0] = 1
+            raise KeyError("frame 1")
+
+    with pytest.raises(KeyError, match="frame 1"):
+        fill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_room_for_a_mapped_array_is_claimed_before_it_is_filled(tmp_path, monkeypatch):
+    """Else the first write to a page without room kills the process: nothing there can be caught."""
+    claimed = []
+
+    def full(_descriptor, start, size):
+        claimed.append((start, size))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with (
+        pytest.raises(ResourceError, match=r"cannot write .*a.npy: .*MiB free.*free space"),
+        atomic.mapped_npy(tmp_path / "a.npy") as allocate,
+    ):
+        allocate((1000, 10), np.float32)
+    assert claimed == [(0, 40_128)]  # with the header
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_equal_arrays_give_equal_bytes_at_any_time(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import torch
 from scipy.special import erf
 from torch import Tensor
 
-PREFIX_NORM_EPS = 1e-6
+NORM_EPS = 1e-6
 
 
 def weights(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, Tensor]:
@@ -63,7 +63,7 @@ def tokens(state: dict[str, Tensor], image: np.ndarray, *, patch: int, side: int
 
 def _norm(x: np.ndarray, p: dict, name: str) -> np.ndarray:
     centred = x - x.mean(1, keepdims=True)
-    scale = np.sqrt((centred**2).mean(1, keepdims=True) + PREFIX_NORM_EPS)
+    scale = np.sqrt((centred**2).mean(1, keepdims=True) + NORM_EPS)
     return centred / scale * p[f"{name}.weight"] + p[f"{name}.bias"]
 
 

@@ -61,6 +61,16 @@ def test_every_model_of_the_options_has_an_architecture_and_an_asset():
         assert FeatureOptions(backend="vit", model=model).weights_or_default == model
 
 
+def test_names_are_those_of_the_authors_files():
+    linear = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    of_a_block = {*linear, "norm1", "norm2", "ls1", "ls2"}
+    names = {key.rsplit(".", 1)[0] for key in expected_shapes("dinov2-vits14-reg", authors=True)}
+    expected = {f"blocks.{block}.{name}" for block in range(12) for name in of_a_block}
+    assert names == expected | {"cls_token", "pos_embed", "register_tokens", "patch_embed.proj", "norm"}
+    first = {key.rsplit(".", 1)[0] for key in expected_shapes("dino-vits16", authors=True)}
+    assert names - first == {"register_tokens"} | {name for name in expected if ".ls" in name}
+
+
 # ------------------------------------------------------------------------------------------------------ layouts
 
 
@@ -124,7 +134,7 @@ def test_a_file_of_another_model_is_one_sentence_that_names_it(tmp_path, model, 
         load_vit(tmp_path / "w.pth", model)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x10\0\0\0\0\0\0\0{broken", b"<html>", b"\x80\x04N."])
+@pytest.mark.parametrize("content", [b"", b"\x10\0\0\0\0\0\0\0{broken", b"<html>", b"\x80\x02N."])
 def test_a_file_that_holds_no_weights_is_one_sentence(tmp_path, content):
     (tmp_path / "w.safetensors").write_bytes(content)
     with pytest.raises(AssetError, match="w.safetensors is not a weight file"):
@@ -176,7 +186,7 @@ def test_the_hub_is_asked_for_the_model_at_the_revision(tmp_path, monkeypatch, c
         return str(file)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.delenv("EVERYPOINT_OFFLINE", raising=False)
     with caplog.at_level("INFO"):
         assert weight_file("timm", "dinov2-vits14") == file
@@ -191,12 +201,31 @@ def test_the_hub_is_asked_for_the_model_at_the_revision(tmp_path, monkeypatch, c
 
 
 def test_a_hub_that_may_not_be_reached_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(
-        AssetError, match=r"^vit_small_patch16_224.dino of timm's hub at revision 0a1b2c cannot be had: "
-    ):
+    hub = r"^vit_small_patch16_224.dino of timm's hub at revision 0a1b2c cannot be had: "
+    with pytest.raises(AssetError, match=hub + "it is not in the cache and connections are forbidden; fetch it once"):
         weight_file("timm@0a1b2c", "dino-vits16")
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        ("LocalEntryNotFoundError", "the hub cannot be reached; fetch it once"),
+        ("HFValidationError", "Revision is odd; check the revision"),
+    ],
+)
+def test_what_the_hub_raises_is_one_sentence(monkeypatch, error, why):
+    import huggingface_hub
+
+    def download(*_, **__):
+        raise getattr(huggingface_hub.errors, error)("Revision is odd. More advice.\nAnd more.")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("EVERYPOINT_OFFLINE", raising=False)
+    with pytest.raises(AssetError, match=rf"^vit_base_patch14_dinov2.lvd142m of timm's hub cannot be had: {why}"):
+        weight_file("timm", "dinov2-vitb14")
 
 
 def test_other_names_are_assets_and_paths(tmp_path, monkeypatch):
