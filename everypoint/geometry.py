@@ -39,6 +39,17 @@ def scale_raster(xy: np.ndarray, from_size: tuple[int, int], to_size: tuple[int,
     return (xy * scale).astype(xy.dtype if np.issubdtype(xy.dtype, np.floating) else np.float64)
 
 
+def scale_corners(xy: np.ndarray, from_size: tuple[int, int], to_size: tuple[int, int]) -> np.ndarray:
+    """Index points [..., 2] of a frame (H, W) after a resize that keeps the corner pixels' centres in the corners.
+
+    That is ``align_corners=True``, x * (W' - 1) / (W - 1), which CoTracker uses; everypoint's own resizes are raster
+    resizes. A side of one pixel stays at 0.
+    """
+    scale = np.array([(to_size[axis] - 1) / max(from_size[axis] - 1, 1) for axis in (1, 0)], dtype=np.float64)
+    xy = np.asarray(xy)
+    return (xy * scale).astype(xy.dtype if np.issubdtype(xy.dtype, np.floating) else np.float64)
+
+
 def inside_index(xy: Points, height: int, width: int) -> Points:
     """Whether index points [..., 2] lie on the pixel grid, 0 <= x <= W - 1 and 0 <= y <= H - 1."""
     x, y = xy[..., 0], xy[..., 1]

@@ -49,6 +49,10 @@ def track(
         walked = chain_multi_tracks(flows, queries, frames, preset.chain, inputs.features)
         appearance = Appearance(inputs.features, flows.size, queries)
         return refine(walked, walked.tracks, flows, queries, preset.chain, preset.readout, appearance)
+    if preset.tracker == "cotracker":
+        from everypoint.track.cotracker import cotracker_tracks  # torch is needed for networks only
+
+        return cotracker_tracks(inputs.frames, queries, preset.cotracker, device)
     return _optimized(preset, queries, inputs, device)
 
 

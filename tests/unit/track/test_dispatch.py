@@ -18,6 +18,7 @@ from everypoint.track.dispatch import TrackInputs, track
 from everypoint.track.fuse import fuse
 from everypoint.track.model import model_tracks
 from everypoint.track.multi import chain_multi_tracks
+from tests.fakes import cotracker_weights, install_cotracker
 from tests.unit.track.worlds import constant_store
 
 FRAMES, SIZE = 5, (24, 32)
@@ -85,8 +86,13 @@ def test_optimize_fused(model, flows):
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_every_preset_runs_and_returns_its_queries(name, model, flows):
-    found = track(load_preset(name), QUERIES, TrackInputs(VIDEO, flows=flows, model=model), "cpu", 0)
+def test_every_preset_runs_and_returns_its_queries(name, model, flows, tmp_path, monkeypatch):
+    install_cotracker(monkeypatch)
+    chosen = load_preset(name)
+    if chosen.tracker == "cotracker":
+        weights = cotracker_weights(tmp_path / "cotracker.pth", chosen.cotracker.model)
+        chosen = load_preset(name, {name: {"cotracker": {"weights": str(weights)}}})
+    found = track(chosen, QUERIES, TrackInputs(VIDEO, flows=flows, model=model), "cpu", 0)
     rows = QUERIES[:, 0].astype(int), np.arange(3)
     assert found.tracks.shape == (FRAMES, 3, 2)
     np.testing.assert_array_equal(found.tracks[rows], QUERIES[:, 1:])
