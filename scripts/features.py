@@ -8,6 +8,7 @@ job.run(
     frames=snakemake.input.frames,
     options=snakemake.params.options,
     output=snakemake.output.features,
+    place=(snakemake.params.place or {}).get("path"),
     device=snakemake.config["runtime"]["device"],
     threads=snakemake.threads,
 )

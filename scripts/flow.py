@@ -11,6 +11,7 @@ job.run(
     options={**snakemake.params.options, **runtime["flow"][snakemake.wildcards.key]},
     shard=snakemake.wildcards.shard,
     output=snakemake.output[0],
+    place=(snakemake.params.place or {}).get("path"),
     device=runtime["device"],
     threads=snakemake.threads,
 )

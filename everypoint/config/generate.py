@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from everypoint.config.backends import BACKENDS
 from everypoint.config.options import Preset
 from everypoint.config.presets import load_preset, preset_names
 from everypoint.config.user import Config
@@ -111,9 +112,19 @@ def reference_markdown() -> str:
         "```yaml\nmethods: [chain, cpu]\noverrides:\n  all:\n    flow: {backend: dis}\n"
         "  cpu:\n    optimize: {steps: 500}\n```\n",
         *(_preset_section(name) for name in preset_names()),
+        "## Back-ends\n\nWhat `flow.backend`, `features.backend`, `depth.backend`, `sparse.sources` and a preset's "
+        "`tracker` may name. Costs are of two CPU cores at 854x480 unless they say otherwise.\n\n" + _backends(),
         "## Keys of presets\n\n" + _table(Preset),
     ]
     return "\n".join(parts)
+
+
+def _backends() -> str:
+    rows = ["| option | name | what | needs, with licences | its keys | cost |", "|---|---|---|---|---|---|"]
+    for one in BACKENDS:
+        cells = (f"`{one.key}`", f"`{one.name}`", one.what, one.needs, one.options or "-", one.cost)
+        rows.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return "\n".join(rows) + "\n"
 
 
 def _preset_section(name: str) -> str:

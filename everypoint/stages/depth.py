@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from everypoint.artifacts import atomic
 from everypoint.artifacts.video import load_frames, load_meta
 from everypoint.config.options import DepthOptions
+
+if TYPE_CHECKING:
+    import numpy as np
 
 VERSION = 1
 
@@ -34,3 +37,12 @@ def run(
         prepare(device, threads),
         place_of(place, "depth.folder"),
     )
+
+
+def depth_mask(depth: str | None) -> np.ndarray | None:
+    """The outlier mask bool [T, h, w] that lies beside a depth prior; None without one."""
+    if depth is None:
+        return None
+    from everypoint.depth.run import load_depth
+
+    return load_depth(Path(depth))[1]

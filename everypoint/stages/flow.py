@@ -31,21 +31,27 @@ def run(
     device: str,
     threads: int,
     query_frames: str | None = None,
+    place: str | None = None,
 ) -> None:
     """Write the flows of one shard as a folder; finished source frames of an earlier, killed try are kept.
 
-    ``query_frames`` is the JSON list of frames that hold queries; only plans with direct pairs need it.
+    ``query_frames`` is the JSON list of frames that hold queries; only plans with direct pairs need it. ``place`` is
+    the folder that the back-end ``processed`` reads.
     """
     from everypoint.correspond.run import compute_flows
     from everypoint.stages.device import prepare, without_torch
+    from everypoint.stages.places import place_of
 
     folder, chosen = Path(frames).parent, FlowOptions.model_validate(dict(options))
+    meta = load_meta(folder)
     compute_flows(
         load_frames(folder),
         chosen,
         atomic.read_json(query_frames) if query_frames else [],
         shard_of(shard),
         Path(output),
-        without_torch(threads) if chosen.backend == "dis" else prepare(device, threads),
-        fingerprint_of([dataclasses.asdict(load_meta(folder)), frames_stage.VERSION, VERSION]),
+        prepare(device, threads) if chosen.backend == "raft" else without_torch(threads),
+        fingerprint_of([dataclasses.asdict(meta), frames_stage.VERSION, VERSION]),
+        place_of(place, "flow.folder"),
+        meta,
     )

@@ -11,6 +11,7 @@ from everypoint.artifacts.flows import FlowStore
 from everypoint.artifacts.matches import Matches, load_matches, save_matches
 from everypoint.artifacts.video import VideoMeta, load_frames, load_meta
 from everypoint.config.options import MatchOptions
+from everypoint.stages.depth import depth_mask
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +51,6 @@ def run(
         depth: the depth prior whose mask counts.
         sparse: tables of sparse sources.
     """
-    from everypoint.depth.run import load_depth
     from everypoint.features.run import load_features
     from everypoint.match.rows import join_tables
     from everypoint.match.table import build_matches
@@ -70,7 +70,7 @@ def run(
             place,
             frames=video.frames,
             images=load_frames(Path(frames).parent) if frames else None,
-            depth_mask=load_depth(depth)[1] if depth else None,
+            depth_mask=depth_mask(depth),
             taken=sum(map(len, tables)),
         )
         tables = [dense, *tables]

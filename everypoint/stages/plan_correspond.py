@@ -53,7 +53,7 @@ class CorrespondencePlan(_Videos):
         options = self._flows[wildcards.key]
         if options.backend != "processed":
             return None
-        return self._place(wildcards.video, options.folder, "", _PROCESSED_FLOW)
+        return self._place(wildcards.video, options.folder, _PROCESSED_FLOW)
 
     def flow_folders(self, video: str, preset: Preset) -> list[str]:
         """The shards of a preset's flows; empty where it has none."""
@@ -79,7 +79,7 @@ class CorrespondencePlan(_Videos):
         options = self._features[wildcards.key]
         if options.backend != "processed":
             return None
-        return self._place(wildcards.video, options.folder, "", _PROCESSED_FEATURES)
+        return self._place(wildcards.video, options.folder, _PROCESSED_FEATURES)
 
     def _features_file(self, video: str, options: FeatureOptions) -> str:
         return self.path(video, f"features/{relevant.features_key(options)}/features.npy")
@@ -98,7 +98,7 @@ class CorrespondencePlan(_Videos):
         options = self._depths[wildcards.key]
         if options.backend != "file":
             return None
-        return self._place(wildcards.video, options.folder, "raw_depth/depth", (".",))
+        return self._place(wildcards.video, options.folder, (".", "raw_depth/depth"))
 
     def _depth_mask(self, video: str, preset: Preset) -> dict[str, str]:
         if not relevant.masks_depth(preset):
@@ -139,7 +139,7 @@ class CorrespondencePlan(_Videos):
         if source == "tracks":
             return {"path": self._tracks_file(wildcards.video, preset.sparse.tracks.file)}
         if source == "processed":
-            return self._place(wildcards.video, preset.sparse.processed.folder, "", ("match", "color"))
+            return self._place(wildcards.video, preset.sparse.processed.folder, ("match", "color"))
         return None
 
     def _tracks_file(self, video: str, template: str | None) -> str:
@@ -204,11 +204,11 @@ class CorrespondencePlan(_Videos):
             "meta": self.path(video, "frames/video.json"),
         }
 
-    def _place(self, video: str, template: str | None, inside: str, parts: Sequence[str]) -> dict[str, str]:
+    def _place(self, video: str, template: str | None, parts: Sequence[str]) -> dict[str, str]:
         """A folder of the user's and a digest of its files, by names and sizes; ``{video}`` stands for the name.
 
-        Without a template it is the video's own folder (that which holds ``color``), and ``inside`` of it; the path is
-        empty where the video is no folder.
+        Without a template it is the video's own folder (that which holds ``color``); the path is empty where the video
+        is no folder.
         """
         entry = self.entries[self.parent(video)[0]]
         if template is not None:
@@ -217,7 +217,7 @@ class CorrespondencePlan(_Videos):
             own = self._folder_of(entry)
             if own is None:
                 return {"path": "", "listing": ""}  # its job says what is missing; other videos go on
-            folder = own / inside
+            folder = own
         present = [folder / part for part in parts if (folder / part).is_dir()]
         return {"path": str(folder), "listing": listing(present)}
 

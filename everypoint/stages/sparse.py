@@ -13,6 +13,7 @@ from everypoint.artifacts import atomic
 from everypoint.artifacts.matches import Matches, save_matches
 from everypoint.artifacts.video import load_frames, load_meta
 from everypoint.config.options import Preset
+from everypoint.stages.depth import depth_mask
 
 VERSION = 1
 
@@ -49,7 +50,6 @@ def run(
         place: the user's file or folder.
     """
     from everypoint.correspond.sparse import SparseVideo, sparse_source
-    from everypoint.depth.run import load_depth
     from everypoint.features.run import load_features
     from everypoint.match.rows import table_of
     from everypoint.stages.device import prepare
@@ -62,7 +62,7 @@ def run(
         load_frames(folder),
         meta,
         load_features(features) if features else None,
-        load_depth(depth)[1] if depth else None,
+        depth_mask(depth),
         place_of(place, "sparse.tracks.file" if source == "tracks" else f"sparse.{source}.folder"),
     )
     rows = found.rows(video, seed)
