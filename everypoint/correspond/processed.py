@@ -15,12 +15,13 @@ As in the folder, a mask says nothing about whether the target lies inside the o
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from everypoint.artifacts.flows import encode_flow
 from everypoint.artifacts.matches import CYCLE, OCCLUDED
 from everypoint.artifacts.video import VideoMeta
 from everypoint.config.options import FlowOptions
@@ -46,6 +47,8 @@ logger = logging.getLogger(__name__)
 class ProcessedSession:
     """Flows and masks of one video, read when they are asked for."""
 
+    group_size = 1  # nothing is gained by reading several sources together
+
     def __init__(self, folder: ProcessedFolder) -> None:
         self._folder = folder
         self._size = folder.meta.size
@@ -55,13 +58,29 @@ class ProcessedSession:
         """Flows float32 [n, H, W, 2] in pixels; see :class:`everypoint.correspond.base.FlowSession`."""
         result = np.empty((len(targets), *self._size, 2), np.float32)
         for row, target in enumerate(targets):
-            path = _file(self._folder, FLOWS, source, target, ".npy")
-            if path is None:
-                raise self._folder.missing(FLOWS, self._pair_name(source, target, ".npy"), "copy or compute it again")
-            flow = read_array(path)
-            self._check_size(path, flow.shape, (*self._size, 2))
-            result[row] = flow
+            result[row] = self._flow(source, target)
         return result
+
+    def group_flows(
+        self, plan: Mapping[int, Sequence[int]], advance: Callable[[int], None]
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Each source with its encoded flows, which take half of the memory; see ``GroupedFlows``."""
+        for source, targets in plan.items():
+            result = np.empty((len(targets), *self._size, 2), np.int16)
+            for row, target in enumerate(targets):
+                result[row] = encode_flow(self._flow(source, target))
+                advance(1)
+            yield source, result
+
+    def _flow(self, source: int, target: int) -> np.ndarray:
+        """The flow float32 [H, W, 2] of a pair that was located."""
+        path = _file(self._folder, FLOWS, source, target, ".npy")
+        if path is None:
+            name = f"{self._folder.names[source]}_{self._folder.names[target]}.npy"
+            raise self._folder.missing(FLOWS, name, "copy or compute it again")
+        flow = read_array(path)
+        self._check_size(path, flow.shape, (*self._size, 2))
+        return flow
 
     def masks(self, source: int, targets: Sequence[int]) -> np.ndarray | None:
         """Flags uint8 [n, H, W] (CYCLE, OCCLUDED) of the pairs; None where one of them has no mask."""
@@ -93,9 +112,6 @@ class ProcessedSession:
     def _check_size(self, path: Path, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
         if found != wanted:
             raise wrong_size(path, found, self._folder)
-
-    def _pair_name(self, source: int, target: int, suffix: str) -> str:
-        return f"{self._folder.names[source]}_{self._folder.names[target]}{suffix}"
 
 
 def classes_of(bits: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from everypoint.artifacts.folder import sha256_of
 from everypoint.artifacts.matches import CYCLE, OCCLUDED
 from everypoint.artifacts.video import VideoMeta
 from everypoint.config.options import FlowOptions, PairOptions
-from everypoint.correspond.base import StoredFlows, StoredMasks, flow_backend
+from everypoint.correspond.base import GroupedFlows, StoredFlows, StoredMasks, flow_backend
 from everypoint.correspond.processed import ProcessedSession
 from everypoint.correspond.processed_statistics import check_statistics
 from everypoint.correspond.run import compute_flows
@@ -125,8 +125,15 @@ def test_protocols_of_what_is_stored(written):
     assert not isinstance(flow_backend(FlowOptions(backend="dis")), StoredFlows)
     with pytest.raises(ValueError, match="locate"):
         backend.open(MADE.images)
-    backend.locate({0: [1], 1: [0]}, MADE.images, written, meta())
-    assert isinstance(backend.open(MADE.images), StoredMasks)
+    assert backend.locate({0: [1], 1: [0]}, MADE.images, written, meta()) == {0: [1], 1: [0]}
+    session = backend.open(MADE.images)
+    assert isinstance(session, StoredMasks)
+    assert isinstance(session, GroupedFlows)
+    flows = session.flows(0, [3, 1])
+    assert flows.dtype == np.float32
+    assert np.array_equal(flows, [MADE.flows[0, 3], MADE.flows[0, 1]])
+    with pytest.raises(InputError, match="00000.jpg_00000.jpg.npy is missing"):
+        session.flows(0, [0])
 
 
 # ------------------------------------------------------------------------------------------- names and places
@@ -369,16 +376,16 @@ def test_damaged_count_maps_do_not_stop_anything(place, tmp_path, caplog, damage
 # --------------------------------------------------------------------------------------------- killed and resumed
 
 
-def interrupt(monkeypatch, after: int, method: str = "flows") -> list[int]:
-    """Let ``after`` sources pass and stop at the next; returns the sources read."""
+def interrupt(monkeypatch, after: int, method: str = "_flow") -> list[int]:
+    """Let ``after`` pairs pass and stop at the next; returns the sources of the pairs read."""
     done: list[int] = []
     original = getattr(ProcessedSession, method)
 
-    def replaced(self, source, targets):
+    def replaced(self, source, target):
         if len(done) == after:
             raise KeyboardInterrupt
         done.append(source)
-        return original(self, source, targets)
+        return original(self, source, target)
 
     monkeypatch.setattr(ProcessedSession, method, replaced)
     return done
@@ -388,16 +395,16 @@ def hashes(path: Path) -> dict[str, str]:
     return {item.name: sha256_of(item) for item in sorted(path.iterdir())}
 
 
-@pytest.mark.parametrize("method", ["flows", "masks"])
+@pytest.mark.parametrize("method", ["_flow", "_flags"])
 def test_an_interrupted_run_goes_on_and_gives_equal_bytes(written, tmp_path, monkeypatch, method):
     compute(tmp_path / "whole", written)
     with monkeypatch.context() as patch:
-        first = interrupt(patch, 4, method)
+        interrupt(patch, 4 * (FRAMES - 1) + 2, method)  # amidst the fifth source
         with pytest.raises(KeyboardInterrupt):
             compute(tmp_path / "flow", written)
-    second = interrupt(monkeypatch, 99, method)
+    again = interrupt(monkeypatch, 99, method)
     check_all(compute(tmp_path / "flow", written))
-    assert first + second == list(range(FRAMES))
+    assert again == [4] * (FRAMES - 1) + [5] * (FRAMES - 1)
     assert hashes(tmp_path / "flow") == hashes(tmp_path / "whole")
 
 
@@ -409,14 +416,14 @@ def grow_a_mask(place: Path) -> None:
 @pytest.mark.parametrize("change", [grow_a_mask, lambda place: pair(place, 0, 1, "raft_masks").unlink()])
 def test_an_interrupted_run_of_another_folder_is_not_taken_over(place, tmp_path, monkeypatch, change):
     with monkeypatch.context() as patch:
-        interrupt(patch, 4)
+        interrupt(patch, 22)
         with pytest.raises(KeyboardInterrupt):
             compute(tmp_path / "flow", place)
     change(place)
     again = interrupt(monkeypatch, 99)
     compute(tmp_path / "flow", place)
+    assert again == [i for i, _ in ALL]
     compute(tmp_path / "fresh", place)
-    assert again == [*range(FRAMES), *range(FRAMES)]
     assert hashes(tmp_path / "flow") == hashes(tmp_path / "fresh")
 
 
