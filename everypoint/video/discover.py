@@ -21,6 +21,7 @@ __all__ = ["Entry", "discover", "index_of"]
 NAME_LENGTH = 64
 RESERVED = frozenset({"report.html", "metrics.csv", "report"})  # names that lie beside the videos' results
 _SIDECARS = (".annotations.npz", ".queries.csv", ".mask.png", ".mask")
+_SEQUENCE = frozenset({"color", "mask", "raft_masks", "count_maps", "full_mask"})  # one video's folders with pictures
 
 log = logging.getLogger(__name__)
 
@@ -126,10 +127,10 @@ def _from_videos(root: Path) -> list[_Found]:
 
 
 def _single_sequence(root: Path, found: list[_Found]) -> _Found | None:
-    """The folder as one video: it is ``SEQ`` with ``color/`` (and ``mask/``), or holds images and no videos."""
+    """The folder as one video: it is ``SEQ`` with ``color/`` (and what else such a folder has), or holds only images."""
     stem = root.resolve().name or "video"
     parts = {item.stem for item in found}
-    if "color" in parts and (parts <= {"color", "mask"} or {"color", "mask"} <= parts) and not _kinds(found, "video"):
+    if "color" in parts and (parts <= _SEQUENCE or {"color", "mask"} <= parts) and not _kinds(found, "video"):
         return _Found(stem, root.name, "images", root / "color", sidecars=_of_sequence(root, root.resolve().parent))
     if not found and image_files(root):
         return _Found(stem, root.name, "images", root, sidecars=_beside(root, stem))

@@ -80,6 +80,16 @@ def test_one_sequence_given_by_itself(tmp_path, layout):
     assert (entry.mask is None) == (not layout.endswith("work"))
 
 
+def test_a_processed_sequence_given_by_itself_is_one_video(tmp_path):
+    """What preprocessing leaves beside ``color`` are pictures too, in other folders."""
+    for name in ("color/1.jpg", "raft_masks/1.jpg_2.jpg.png", "count_maps/1.png", "full_mask/1_2.png"):
+        touch(tmp_path / "walk" / name)
+    (entry,) = discover(tmp_path / "walk")
+    assert (entry.name, entry.path) == ("walk", tmp_path / "walk/color")
+    (entry,) = discover(tmp_path)
+    assert (entry.name, entry.path) == ("walk", tmp_path / "walk/color")
+
+
 def test_one_file_given_by_itself(tmp_path):
     touch(tmp_path / "a.mp4")
     touch(tmp_path / "b.mp4")
