@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import torch
 
 
+Allocate = Callable[[tuple[int, ...], Any], np.ndarray]  # makes an array of a shape and type, in memory or in a file
+
+
 class DepthBackend(Protocol):
     """A source of the distance along the camera's axis of what every frame shows."""
 
@@ -33,12 +36,14 @@ class DepthBackend(Protocol):
         meta: VideoMeta,
         place: Path | None = None,
         step: Callable[[], None] | None = None,
+        allocate: Allocate = np.empty,
     ) -> np.ndarray:
         """Depth float16 [T, h, w] of frames uint8 [T, H, W, 3] RGB; ``step`` is called after each frame.
 
         The cells of a map tile the frame, so that :func:`everypoint.geometry.sample_resized` reads it at points of the
-        frame. Where the depth is unknown it is not finite or not positive. ``place`` is the video's own folder, where
-        it has one.
+        frame. Where the depth is unknown it is not finite or not positive. ``place`` is the
+        folder that belongs to the video, where there is one. The result is made by ``allocate`` and filled in place: it
+        may be larger than memory.
         """
         ...
 

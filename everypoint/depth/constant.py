@@ -10,6 +10,7 @@ import numpy as np
 
 from everypoint.artifacts.video import VideoMeta
 from everypoint.config.options import DepthOptions
+from everypoint.depth.base import Allocate
 
 if TYPE_CHECKING:
     import torch
@@ -27,10 +28,13 @@ class ConstantDepth:
         meta: VideoMeta,
         place: Path | None = None,
         step: Callable[[], None] | None = None,
+        allocate: Allocate = np.empty,
     ) -> np.ndarray:
         """Depth float16 [T, 1, 1]; see :class:`everypoint.depth.base.DepthBackend`."""
+        maps = allocate((len(frames), 1, 1), np.float16)
         with np.errstate(over="ignore"):  # too large for float16 becomes infinite, which nobody takes for a depth
-            return np.full((len(frames), 1, 1), np.float64(self._value)).astype(np.float16)
+            maps[:] = np.float64(self._value)
+        return maps
 
     def describe(self) -> dict[str, Any]:
         return {"backend": "constant", "unit": "metre", "value": self._value}

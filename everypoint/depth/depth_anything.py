@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from everypoint.artifacts.folder import sha256_of
 from everypoint.artifacts.video import VideoMeta
 from everypoint.config.options import DepthOptions
+from everypoint.depth.base import Allocate
 from everypoint.depth.network import fitted, input_size, read_weights, to_unit, transformers_for, weight_file
 from everypoint.numerics import full_precision
 
@@ -123,13 +124,14 @@ class DepthAnything:
         meta: VideoMeta,
         place: Path | None = None,
         step: Callable[[], None] | None = None,
+        allocate: Allocate = np.empty,
     ) -> np.ndarray:
         """Relative depth float16 [T, h, w] on the grid of the network's input (the shorter side 518).
 
         See :class:`everypoint.depth.base.DepthBackend`.
         """
         size = input_size(frames.shape[1:3], (SHORT_SIDE, SHORT_SIDE), PATCH, "at least")
-        disparity = np.empty((len(frames), *size), np.float16)
+        disparity = allocate((len(frames), *size), np.float16)
         with full_precision():
             for t, frame in enumerate(frames):
                 found = self.network(to_input(frame, self._device)).predicted_depth[0]

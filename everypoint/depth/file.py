@@ -20,6 +20,7 @@ from everypoint.artifacts import atomic
 from everypoint.artifacts.folder import sha256_of
 from everypoint.artifacts.video import VideoMeta
 from everypoint.config.options import DepthOptions
+from everypoint.depth.base import Allocate
 from everypoint.errors import ArtifactError, ConfigError, InputError
 from everypoint.video.images import read_image
 from everypoint.video.paths import image_files, natural_key, shown
@@ -47,6 +48,7 @@ class FileDepth:
         meta: VideoMeta,
         place: Path | None = None,
         step: Callable[[], None] | None = None,
+        allocate: Allocate = np.empty,
     ) -> np.ndarray:
         """Depth float16 [T, h, w]; see :class:`everypoint.depth.base.DepthBackend`.
 
@@ -57,14 +59,15 @@ class FileDepth:
             ConfigError: no folder is known.
             InputError: a folder or file that cannot be used, or another number of files than of frames.
         """
-        paths = depth_files(self._folder(meta, place), meta, _source_frames(place))
+        folder, images = self._folder(meta, place)
+        paths = depth_files(folder, meta, next((count for count in map(_images, images) if count), None))
         maps: np.ndarray | None = None
         for t, path in enumerate(paths):
             values = self._depth_of(path)
             if maps is None:
                 size = values.shape
                 rows, columns = (_nearest(n, min(n, N)) for n, N in zip(size, meta.size, strict=True))
-                maps = np.empty((len(paths), len(rows), len(columns)), np.float16)
+                maps = allocate((len(paths), len(rows), len(columns)), np.float16)
             if values.shape != size:
                 raise _differ(paths[0], size, path, values.shape)
             with np.errstate(over="ignore"):  # beyond float16 becomes infinite, which nobody takes for a depth
@@ -78,19 +81,25 @@ class FileDepth:
         own = {"unit_16_bit": self._options.unit, "inverse": self._options.inverse}
         return {"backend": "file", "unit": "metre", "files": self._digest.hexdigest(), **own}
 
-    def _folder(self, meta: VideoMeta, place: Path | None) -> Path:
-        """The folder of this video's depth, which must exist."""
+    def _folder(self, meta: VideoMeta, place: Path | None) -> tuple[Path, list[Path]]:
+        """(the folder of this video's depth, which exists; where the images of the source may lie).
+
+        Where the option names a folder, ``place`` is that folder as the caller has read it; it may be a whole folder of
+        OmniTrackFast's as well.
+        """
         if self._options.folder is not None:
-            folder = Path(self._options.folder.replace("{video}", meta.name)).expanduser()
+            named = place or Path(self._options.folder.replace("{video}", meta.name)).expanduser()
+            folder = named / OWN if (named / OWN).is_dir() else named
+            images = [named / "color"]
         elif place is not None:
-            folder = place / OWN
+            folder, images = place / OWN, [place / "color", place]
         else:
             why = f"{meta.name} has no folder of its own, in which {OWN} might lie"
             raise ConfigError("depth.backend file needs a folder", why, "set depth.folder")
         if not folder.is_dir():
             cure = "set depth.folder ({video} stands for the video's name)"
             raise InputError(f"the depth folder {shown(folder)} of {meta.name} does not exist", cure=cure)
-        return folder
+        return folder, images
 
     def _depth_of(self, path: Path) -> np.ndarray:
         """The depth of a file, floats [h, w]."""
@@ -122,7 +131,7 @@ def depth_files(folder: Path, meta: VideoMeta, source_frames: int | None = None)
     if len(paths) == meta.frames:
         return paths
     used = used_frames(meta)
-    if len(paths) == source_frames or (source_frames is None and len(paths) > used[-1]):
+    if len(paths) > used[-1] and source_frames in (None, len(paths)):
         logger.info("%s: frames %d to %d of %d depth files are in use", meta.name, used[0], used[-1], len(paths))
         return [paths[frame] for frame in used]
     whole = f"{source_frames}" if source_frames else f"more than {used[-1]}"
@@ -133,11 +142,9 @@ def depth_files(folder: Path, meta: VideoMeta, source_frames: int | None = None)
     )
 
 
-def _source_frames(place: Path | None) -> int | None:
-    """How many images a video has that is a folder of them (or of ``color``); None for any other."""
-    folders = [] if place is None else [place / "color", place]
-    counts = (len(image_files(folder)) for folder in folders if folder.is_dir())
-    return next((count for count in counts if count), None)
+def _images(folder: Path) -> int:
+    """How many images a folder holds."""
+    return len(image_files(folder)) if folder.is_dir() else 0
 
 
 def _nearest(n: int, out: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -59,55 +59,64 @@ def compute_depth(
         EverypointError: a folder, weights or a package that cannot be had, or no depth at all.
     """
     backend = depth_backend(options, device)
+    out_path, frame_size = Path(out_path), frames.shape[1:3]
     if backend is None:
-        depth = np.empty((len(frames), 0, 0), np.float16)
-        _publish(out_path, depth, depth > 0, {"backend": "none"}, frames.shape[1:3])
+        for file, kind in ((out_path, np.float16), (mask_path(out_path), np.bool_)):
+            atomic.save_npy(file, np.empty((len(frames), 0, 0), kind))
+        _describe(out_path, {"backend": "none"}, (len(frames), 0, 0), frame_size, kept=None)
         return
-    with Progress(len(frames), f"{options.backend} depth", unit="frames", logger=logger) as progress:
-        depth = backend.depth(frames, meta, place, progress.advance)
-    valid = fill(depth, meta.name)
-    mask = _masks(depth, valid, options, frames.shape[1:3])
-    logger.info(
-        "%s: %.1f %% of the depth has a value, %.1f %% is kept", meta.name, 100 * valid.mean(), 100 * mask.mean()
-    )
-    _publish(out_path, depth, mask, backend.describe(), frames.shape[1:3])
+    with atomic.mapped_npy(out_path) as allocate, atomic.mapped_npy(mask_path(out_path)) as allocate_mask:
+        with Progress(len(frames), f"{options.backend} depth", unit="frames", logger=logger) as progress:
+            depth = backend.depth(frames, meta, place, progress.advance, allocate)
+        mask = allocate_mask(depth.shape, np.bool_)
+        known = fill(depth, mask, meta.name)
+        _remove_outliers(depth, mask, options, frame_size)
+        kept = float(mask.mean())
+    logger.info("%s: %.1f %% of the depth is known, %.1f %% is kept", meta.name, 100 * known, 100 * kept)
+    _describe(out_path, backend.describe(), depth.shape, frame_size, kept)
 
 
-def fill(depth: np.ndarray, name: str = "the video") -> np.ndarray:
-    """Put values in place of those that are no depth, in ``depth`` float16 [T, h, w] itself; returns where it was one.
+def fill(depth: np.ndarray, valid: np.ndarray, name: str = "the video") -> float:
+    """Put values in place of those that are no depth, in ``depth`` float16 [T, h, w] itself.
 
-    Raises :class:`InputError` when no cell of any frame has a depth.
+    ``valid`` bool [T, h, w] is set to where there was a depth, of which the share is returned. Raises
+    :class:`InputError` when no cell of any frame has one.
     """
-    from scipy.ndimage import distance_transform_edt
-
-    valid = (depth >= SMALLEST) & (depth <= LARGEST)  # NaN is neither
-    some = np.flatnonzero(valid.any(axis=(1, 2)))
+    for t, values in enumerate(depth):
+        valid[t] = (values >= SMALLEST) & (values <= LARGEST)  # NaN is neither
+        if valid[t].any() and not valid[t].all():
+            depth[t] = values[_nearest_of(valid[t])]
+    empty = ~valid.any(axis=(1, 2))
+    some = np.flatnonzero(~empty)
     if len(some) == 0:
         why = f"every value is zero, negative, not finite, or outside of {SMALLEST:.1g} to {LARGEST:.5g}"
         raise InputError(f"{name} has no depth", why, "check depth.folder, depth.unit, depth.inverse and depth.value")
-    for t in some:
-        if not valid[t].all():
-            nearest = distance_transform_edt(~valid[t], return_distances=False, return_indices=True)
-            depth[t] = depth[t][tuple(nearest)]
-    for t in np.flatnonzero(~valid.any(axis=(1, 2))):
+    for t in np.flatnonzero(empty):
         depth[t] = depth[some[np.abs(some - t).argmin()]]
-    return valid
+    return float(valid.mean())
 
 
-def _masks(depth: np.ndarray, valid: np.ndarray, options: DepthOptions, frame_size: tuple[int, int]) -> np.ndarray:
-    """The mask bool [T, h, w] of the depths to rely on."""
+def _nearest_of(valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For every cell of a map [h, w], (row, column) of the nearest that is valid."""
+    from scipy.ndimage import distance_transform_edt
+
+    rows, columns = distance_transform_edt(~valid, return_distances=False, return_indices=True)
+    return rows, columns
+
+
+def _remove_outliers(depth: np.ndarray, mask: np.ndarray, options: DepthOptions, frame_size: tuple[int, int]) -> None:
+    """Take the outliers of every frame out of ``mask`` bool [T, h, w], which holds where there is a depth."""
     if options.outlier_sigma == 0 or depth[0].size == 1:
-        return valid
+        return
     import torch
 
     from everypoint.depth.outliers import outlier_mask
 
-    mask = np.empty_like(valid)
     with Progress(len(depth), "depth outliers", unit="frames", logger=logger) as progress:
         for t in range(len(depth)):
             mask[t] = outlier_mask(
                 depth[t],
-                valid[t],
+                mask[t],
                 frame_size,
                 fov=options.fov,
                 neighbours=options.outlier_neighbours,
@@ -115,26 +124,15 @@ def _masks(depth: np.ndarray, valid: np.ndarray, options: DepthOptions, frame_si
                 workers=torch.get_num_threads(),
             )
             progress.advance()
-    return mask
 
 
-def _publish(
-    out_path: str | os.PathLike[str], depth: np.ndarray, mask: np.ndarray, made_by: dict, frame_size: tuple[int, int]
+def _describe(
+    out_path: Path, made_by: dict[str, Any], shape: tuple[int, ...], frame_size: tuple[int, int], kept: float | None
 ) -> None:
-    """Write both arrays, then their description."""
-    out_path = Path(out_path)
-    atomic.save_npy(out_path, depth)
-    atomic.save_npy(mask_path(out_path), mask)
-    description = {
-        "made_by": made_by,
-        "unit": made_by.get("unit"),
-        "shape": depth.shape,
-        "frame_size": frame_size,
-        "kept": float(mask.mean()) if mask.size else None,
-        "sha256": sha256_of(out_path),
-        "mask_sha256": sha256_of(mask_path(out_path)),
-    }
-    atomic.write_json(out_path.with_suffix(".json"), description)
+    """Write what made the two files, and their hashes."""
+    hashes = {"sha256": sha256_of(out_path), "mask_sha256": sha256_of(mask_path(out_path))}
+    about = {"made_by": made_by, "unit": made_by.get("unit"), "shape": shape, "frame_size": frame_size, "kept": kept}
+    atomic.write_json(out_path.with_suffix(".json"), about | hashes)
 
 
 def load_depth(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray] | None:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from everypoint.artifacts.folder import sha256_of
 from everypoint.artifacts.video import VideoMeta
 from everypoint.config.options import DepthOptions
+from everypoint.depth.base import Allocate
 from everypoint.depth.network import fitted, input_size, read_weights, to_unit, transformers_for, weight_file
 from everypoint.geometry import pixel_grid, sample_resized
 from everypoint.numerics import full_precision
@@ -134,18 +135,22 @@ class ZoeDepth:
         meta: VideoMeta,
         place: Path | None = None,
         step: Callable[[], None] | None = None,
+        allocate: Allocate = np.empty,
     ) -> np.ndarray:
         """Depth float16 [T, h, w] in metres, on about the grid of the network's input.
 
         See :class:`everypoint.depth.base.DepthBackend`.
         """
-        maps = []
+        maps: np.ndarray | None = None
         with full_precision():
-            for frame in frames:
-                maps.append(self._depth_of(frame).half().cpu().numpy())
+            for t, frame in enumerate(frames):
+                found = self._depth_of(frame).half().cpu().numpy()
+                if maps is None:
+                    maps = allocate((len(frames), *found.shape), np.float16)
+                maps[t] = found
                 if step is not None:
                     step()
-        return np.stack(maps)
+        return maps
 
     def _depth_of(self, frame: np.ndarray) -> Tensor:
         """Depth float32 [h, w] of a frame uint8 [H, W, 3]."""

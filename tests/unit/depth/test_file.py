@@ -83,6 +83,8 @@ def test_a_file_a_source_frame_is_chosen_as_the_frames_are(tmp_path):
         read(tmp_path, 4, start=5, stride=5)
     with pytest.raises(InputError, match="holds 20 depth files"):
         read(tmp_path, 21)
+    with pytest.raises(InputError, match="holds 20 depth files"):  # though so many images lie there
+        depth_files(tmp_path, frames_and_meta(4, start=5, stride=5)[1], 20)
 
 
 def test_the_number_of_a_folder_of_images_is_known(tmp_path):
@@ -106,6 +108,19 @@ def test_the_layout_of_omnitrackfast(tmp_path, images):
     (tmp_path / images / "00005.png").unlink()
     with pytest.raises(InputError, match="6 depth files: clip has 3 frames in use, and its source has 5"):
         read(None, 3, place=tmp_path, stride=2)
+
+
+def test_the_named_folder_may_be_one_of_omnitrackfast(tmp_path):
+    np.savez(_made(tmp_path / "raw_depth" / "depth") / "0.npz", depth=VALUES)
+    assert np.array_equal(read(tmp_path)[0], VALUES)
+
+
+def test_the_caller_may_have_read_the_option_already(tmp_path):
+    """A part of a cut video has another name than the video that the option speaks of."""
+    write(tmp_path / "whole" / "a.png", (VALUES * 1000).astype(np.uint16))
+    frames, meta = frames_and_meta(1)
+    backend = FileDepth(DepthOptions(backend="file", folder=str(tmp_path / "{video}")))
+    np.testing.assert_allclose(backend.depth(frames, meta, tmp_path / "whole")[0], VALUES, rtol=1e-3)
 
 
 def _made(folder: Path) -> Path:

@@ -65,27 +65,30 @@ def test_an_unknown_backend_is_one_sentence(name):
 
 def test_what_is_no_depth_becomes_the_nearest_cell_of_its_frame():
     depth = np.array([[[NAN, 2, 3, INF], [0, -1, 7, 8]]], np.float16)
-    valid = fill(depth)
+    valid = np.empty(depth.shape, bool)
+    assert fill(depth, valid) == valid.mean()
     assert valid.tolist() == [[[False, True, True, False], [False, False, True, True]]]
     assert depth[0, 0].tolist() == [2, 2, 3, 3] or depth[0, 0].tolist() == [2, 2, 3, 8]  # two cells are equally near
     assert depth[0, 1, 1:].tolist() in ([2, 7, 8], [7, 7, 8])
     assert depth[0, 1, 0] == 2
     again = depth.copy()
-    assert fill(again).all()
+    assert fill(again, valid) == 1
+    assert valid.all()
     assert np.array_equal(again, depth)
 
 
 def test_a_frame_without_depth_becomes_the_nearest_frame_and_is_masked():
     depth = np.zeros((5, 1, 2), np.float16)
     depth[1], depth[4] = [[1, NAN]], [[4, 5]]
-    valid = fill(depth)
+    valid = np.empty(depth.shape, bool)
+    assert fill(depth, valid) == valid.mean()
     assert depth[:, 0].tolist() == [[1, 1], [1, 1], [1, 1], [4, 5], [4, 5]]
     assert valid[:, 0].tolist() == [[False, False], [True, False], [False, False], [False, False], [True, True]]
 
 
 def test_a_video_without_depth_is_one_sentence():
     with pytest.raises(InputError, match="clip has no depth"):
-        fill(np.full((2, 3, 3), NAN, np.float16), "clip")
+        fill(np.full((2, 3, 3), NAN, np.float16), np.empty((2, 3, 3), bool), "clip")
 
 
 def test_depth_beyond_the_type_of_the_file_is_masked_and_filled(tmp_path):
