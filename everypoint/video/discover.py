@@ -127,7 +127,7 @@ def _from_videos(root: Path) -> list[_Found]:
 
 
 def _single_sequence(root: Path, found: list[_Found]) -> _Found | None:
-    """The folder as one video: it is ``SEQ`` with ``color/`` (and what else such a folder has), or holds only images."""
+    """The folder as one video: it is ``SEQ`` with ``color/`` (and what else belongs to it), or holds only images."""
     stem = root.resolve().name or "video"
     parts = {item.stem for item in found}
     if "color" in parts and (parts <= _SEQUENCE or {"color", "mask"} <= parts) and not _kinds(found, "video"):

@@ -41,7 +41,9 @@ COLOR, FLOWS, MASKS, COUNTS, STATS = "color", "raft_exhaustive", "raft_masks", "
 DINO, FULL_MASKS, DINOV2, MATCHES = "features/dino", "full_mask", "dinov2/featmap", "match"
 
 THUMBNAIL = (16, 16)
-OTHER_PICTURE = 24.0  # grey levels that two thumbnails differ by on average when they do not show the same
+# Grey levels that thumbnails of different pictures differ by on average. On DAVIS other videos differ by 40 and more, a
+# frame that was resized and given another range of brightness by 10 at most.
+OTHER_PICTURE = 24.0
 
 
 class ProcessedFolder:
