@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from everypoint.artifacts.folder import sha256_of
 from everypoint.artifacts.video import VideoMeta
 from everypoint.config.options import DepthOptions
+from everypoint.depth import depth_anything_weights
 from everypoint.depth.base import Allocate
-from everypoint.depth.network import fitted, input_size, read_weights, to_unit, transformers_for, weight_file
+from everypoint.depth.network import fitted, input_size, to_unit, transformers_for, weight_file
 from everypoint.numerics import full_precision
 
 PATCH = 14
@@ -44,13 +45,6 @@ BACKBONE = {  # DINOv2 ViT-S/14; the head reads after a quarter, a half, three q
     "out_indices": [3, 6, 9, 12],
 }
 HEAD = {"neck_hidden_sizes": [48, 96, 192, 384], "fusion_hidden_size": 64, "head_hidden_size": 32}
-
-RENAMES = (  # from the keys of the published file
-    (r"\.attention\.attention\.query\.", ".attention.q_proj."),
-    (r"\.attention\.attention\.key\.", ".attention.k_proj."),
-    (r"\.attention\.attention\.value\.", ".attention.v_proj."),
-    (r"\.attention\.output\.dense\.", ".attention.o_proj."),
-)
 
 
 def network() -> nn.Module:
@@ -68,8 +62,7 @@ def network() -> nn.Module:
 
 def load_network(path: Path) -> nn.Module:
     """The network with the weights of a file; raises :class:`everypoint.errors.AssetError` unless they fit."""
-    made = network()
-    return fitted(made, read_weights(path, RENAMES, r"^$"), path, "Depth Anything V2 small")
+    return fitted(network(), depth_anything_weights.read(path), path, "Depth Anything V2 small")
 
 
 def to_input(frame: np.ndarray, device: torch.device) -> Tensor:

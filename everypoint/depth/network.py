@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from everypoint.artifacts.weights import check_fit, load_tensors
+from everypoint.artifacts.weights import check_fit
 from everypoint.assets.fetch import locate
 from everypoint.assets.registry import registry
 from everypoint.errors import AssetError, MissingPackageError
@@ -49,19 +49,18 @@ def weight_file(value: str) -> Path:
     return found
 
 
-def read_weights(path: Path, renames: Sequence[tuple[str, str]], drop: str) -> dict[str, Tensor]:
-    """Tensors float32 of a weight file by the keys of the installed package.
+def renamed(state: Mapping[str, Tensor], renames: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+    """Tensors float32 by the keys of the installed package.
 
-    ``renames`` are pairs (pattern, replacement) that lead from the keys of the published files to those; keys that
-    already are the package's pass unchanged. Keys that ``drop`` matches are no weights.
+    ``renames`` are pairs (pattern, replacement), applied one after the other, that lead from the keys of published
+    files to the package's; keys that already are the package's pass unchanged.
     """
-    state = {}
-    for key, tensor in load_tensors(path).items():
+    found = {}
+    for key, tensor in state.items():
         for pattern, replacement in renames:
             key = re.sub(pattern, replacement, key)
-        if not re.search(drop, key):
-            state[key] = tensor.float()
-    return state
+        found[key] = tensor.float()
+    return found
 
 
 def fitted(network: nn.Module, state: Mapping[str, Tensor], path: Path, name: str) -> nn.Module:

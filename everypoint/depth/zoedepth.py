@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from torch import Tensor, nn
 
 from everypoint.artifacts.folder import sha256_of
 from everypoint.artifacts.video import VideoMeta
+from everypoint.artifacts.weights import load_tensors
 from everypoint.config.options import DepthOptions
 from everypoint.depth.base import Allocate
-from everypoint.depth.network import fitted, input_size, read_weights, to_unit, transformers_for, weight_file
+from everypoint.depth.network import fitted, input_size, renamed, to_unit, transformers_for, weight_file
 from everypoint.geometry import pixel_grid, sample_resized
 from everypoint.numerics import full_precision
 
@@ -85,7 +87,8 @@ def load_network(path: Path) -> tuple[nn.Module, str]:
     Raises :class:`everypoint.errors.AssetError` unless they fit.
     """
     transformers_for("zoedepth")
-    state = read_weights(path, RENAMES, TABLES)
+    state = renamed(load_tensors(path), RENAMES)
+    state = {key: tensor for key, tensor in state.items() if not re.search(TABLES, key)}
     kind = kind_of(state)
     return fitted(network(kind), state, path, "ZoeDepth K or N"), kind
 

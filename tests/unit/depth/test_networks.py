@@ -302,6 +302,46 @@ def test_weights_come_in_several_forms(small, tmp_path, form):
     assert torch.equal(network.state_dict()[key], state[key].float())
 
 
+def test_the_authors_file_of_depth_anything(small, tmp_path):
+    """Keys as in depth_anything_v2_vits.pth, written out one layer at a time."""
+    state, theirs = saved(tmp_path / "w.safetensors", "depth-anything"), {}
+    for name, key in (("cls_token", "cls_token"), ("mask_token", "mask_token"), ("pos_embed", "position_embeddings")):
+        theirs[f"pretrained.{name}"] = state[f"backbone.embeddings.{key}"]
+    for w in ("weight", "bias"):
+        theirs[f"pretrained.patch_embed.proj.{w}"] = state[f"backbone.embeddings.patch_embeddings.projection.{w}"]
+        theirs[f"pretrained.norm.{w}"] = state[f"backbone.layernorm.{w}"]
+        for n in range(4):
+            ours, block = f"backbone.encoder.layer.{n}", f"pretrained.blocks.{n}"
+            qkv = [state[f"{ours}.attention.{part}_proj.{w}"] for part in "qkv"]
+            theirs[f"{block}.attn.qkv.{w}"] = torch.cat(qkv)
+            theirs[f"{block}.attn.proj.{w}"] = state[f"{ours}.attention.o_proj.{w}"]
+            for same in ("norm1", "norm2", "mlp.fc1", "mlp.fc2"):
+                theirs[f"{block}.{same}.{w}"] = state[f"{ours}.{same}.{w}"]
+            for k in (1, 2):
+                theirs[f"{block}.ls{k}.gamma"] = state[f"{ours}.layer_scale{k}.lambda1"]
+            reassemble, fusion = f"neck.reassemble_stage.layers.{n}", f"neck.fusion_stage.layers.{n}"
+            theirs[f"depth_head.projects.{n}.{w}"] = state[f"{reassemble}.projection.{w}"]
+            if n != 2:  # the third level keeps its size
+                theirs[f"depth_head.resize_layers.{n}.{w}"] = state[f"{reassemble}.resize.{w}"]
+            theirs[f"depth_head.scratch.layer{n + 1}_rn.weight"] = state[f"neck.convs.{n}.weight"]
+            refine = f"depth_head.scratch.refinenet{4 - n}"  # counted from the finest level, here from the coarsest
+            theirs[f"{refine}.out_conv.{w}"] = state[f"{fusion}.projection.{w}"]
+            for k in (1, 2):
+                for c in (1, 2):
+                    conv = state[f"{fusion}.residual_layer{k}.convolution{c}.{w}"]
+                    theirs[f"{refine}.resConfUnit{k}.conv{c}.{w}"] = conv
+        for name, conv in (("output_conv1", "conv1"), ("output_conv2.0", "conv2"), ("output_conv2.2", "conv3")):
+            theirs[f"depth_head.scratch.{name}.{w}"] = state[f"head.{conv}.{w}"]
+    torch.save(theirs, tmp_path / "depth_anything_v2_vits.pth")
+    image = torch.randn(1, 3, 56, 84)
+    with torch.inference_mode():
+        found, expected = (
+            depth_anything.load_network(tmp_path / name)(image).predicted_depth
+            for name in ("depth_anything_v2_vits.pth", "w.safetensors")
+        )
+    assert torch.equal(found, expected)
+
+
 def test_a_folder_without_weights_is_one_sentence(tmp_path):
     with pytest.raises(AssetError, match="neither model.safetensors nor pytorch_model.bin"):
         weight_file(str(tmp_path))
