@@ -24,7 +24,7 @@ BACKENDS = (
     Backend(
         "flow.backend",
         "raft",
-        "RAFT, large or small as the weight file says; exhaustive pairs with warm start and 20 iterations are OmniMotion's.",
+        "RAFT, large or small as the weight file says; OmniMotion's recipe is exhaustive pairs, warm start, 20 iterations.",
         "weights raft-things (BSD-3-Clause) or another raft-* asset; no package besides",
         "weights, iterations, warm_start, precision, resolution, upsample_below, batch, lookup, volume_gib, compile",
         "COST-RAFT",

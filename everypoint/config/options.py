@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from everypoint.config.options_base import Options
 from everypoint.config.options_dense import DepthOptions, FeatureOptions, FlowOptions, MatchOptions, PairOptions
+from everypoint.config.options_field import FieldOptions, NvpOptions, RayLossOptions, RaySamplerOptions
 from everypoint.config.options_preset import (
     ChainOptions,
     LossOptions,
@@ -32,12 +33,14 @@ __all__ = [
     "DepthOptions",
     "EvaluateOptions",
     "FeatureOptions",
+    "FieldOptions",
     "FlowOptions",
     "FramesOptions",
     "LossOptions",
     "MatchOptions",
     "ModelOptions",
     "MutualOptions",
+    "NvpOptions",
     "OptimizeOptions",
     "Options",
     "OverlayOptions",
@@ -45,6 +48,8 @@ __all__ = [
     "Preset",
     "ProcessedOptions",
     "QueryOptions",
+    "RayLossOptions",
+    "RaySamplerOptions",
     "ReadoutOptions",
     "ReportOptions",
     "SamplerOptions",

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from everypoint.config.options_base import Options
 from everypoint.config.options_dense import DepthOptions, FeatureOptions, FlowOptions, MatchOptions
+from everypoint.config.options_field import FieldOptions, NvpOptions, RayLossOptions, RaySamplerOptions
 from everypoint.config.options_sparse import CotrackerOptions, SparseOptions
 
 
@@ -40,6 +41,13 @@ class ChainOptions(Options):
 class ModelOptions(Options):
     """The motion model of one video: a bijection between every frame and a canonical space, and depth maps."""
 
+    kind: Literal["planes", "field", "pixels"] = Field(
+        "planes",
+        description="planes: couplings on feature planes and a coarse depth map; field: OmniMotion, rays through a "
+        "canonical field; pixels: OmniMotion's bijection and one depth a pixel.",
+    )
+    nvp: NvpOptions = NvpOptions()
+    field: FieldOptions = FieldOptions()
     coupling: Literal["piecewise", "affine"] = Field(
         "piecewise", description="piecewise: monotone piecewise-linear (CaDeX++); affine: OmniMotion's."
     )
@@ -115,6 +123,8 @@ class OptimizeOptions(Options):
     )
     sampler: SamplerOptions = SamplerOptions()
     losses: LossOptions = LossOptions()
+    rays: RaySamplerOptions = RaySamplerOptions()
+    ray_losses: RayLossOptions = RayLossOptions()
     log_every: PositiveInt = Field(50, description="Steps between rows of train.jsonl.")
     checkpoint_seconds: PositiveFloat = Field(60.0, description="Seconds between checkpoints.")
     tensorboard: bool = Field(True, description="Write TensorBoard scalars.")

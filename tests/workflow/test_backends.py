@@ -14,6 +14,7 @@ from everypoint.artifacts import atomic
 from everypoint.artifacts.flows import FlowStore
 from everypoint.artifacts.matches import CYCLE, LONG_RANGE, load_matches
 from everypoint.artifacts.tracks import load_tracks
+from tests.fakes import cotracker_weights
 from tests.unit.correspond import ancestor
 from tests.workflow.conftest import ROOT, SIZE, add_scene, truth_of
 
@@ -31,7 +32,7 @@ DINOV2 = {"backend": "vit", "model": "dinov2-vits14", "short_side": 56}
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Files of random weights: RAFT small, DINO and DINOv2, XFeat, and what is no weight file for CoTracker's fake."""
+    """Files of random weights: RAFT small, DINO and DINOv2, XFeat, and what CoTracker's fake reads."""
     import timm
     import torch
 
@@ -47,11 +48,11 @@ def weights(tmp_path_factory):
             "vit_small_patch14_dinov2.lvd142m", pretrained=False, num_classes=0
         ).state_dict(),
         "xfeat.pt": XFeatNetwork().state_dict(),
-        "cotracker.pth": {"weight": torch.zeros(1)},
     }
     for name, state in made.items():
         with atomic.atomic_path(folder / name) as path:
             torch.save(state, path)
+    cotracker_weights(folder / "cotracker.pth", "cotracker3-offline")
     return folder
 
 
