@@ -31,7 +31,8 @@ from everypoint.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-BORDER = 1.0  # pixels
+BORDER = 1.0  # pixels at the border without matches
+INSET = 2.0  # pixels at the border without queries, which would cross that line at the least motion
 TRUSTED, AFTER, BEFORE = 1, 2, 3  # sets of frames of a track that match with each other
 
 
@@ -40,7 +41,7 @@ def query_points(size: tuple[int, int], count: int, seed: int, frame: int) -> np
 
     ``count`` cells lie along the longer side; the other side gets as many as keep the cells closest to square. The
     jitter depends on (seed, frame), so that the grids of several frames do not query the same places. No point lies
-    within a pixel of the border.
+    within ``INSET`` px of the border.
     """
     height, width = size
     cell = max(size) / count
@@ -49,8 +50,8 @@ def query_points(size: tuple[int, int], count: int, seed: int, frame: int) -> np
     y, x = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
     corner = np.stack([x, y], axis=-1).reshape(-1, 2)
     points = (corner + random.random((rows * columns, 2))) * [width / columns, height / rows]
-    limit = np.maximum(np.array([width, height]) - 1 - BORDER, BORDER)
-    return np.clip(raster_to_index(points), BORDER, limit).astype(np.float32)
+    last = np.maximum(np.array([width, height]) - 1 - INSET, 0)
+    return np.clip(raster_to_index(points), np.minimum(INSET, last), last).astype(np.float32)
 
 
 def query_groups(
@@ -138,8 +139,12 @@ class CotrackerSource:
         return reservoir.rows(CYCLE if options.cycle_check else 0)
 
     def _add(self, reservoir: PairReservoir, frames: np.ndarray, queries: np.ndarray) -> None:
-        """Track one group of queries; with ``max_gap`` through the frames within that gap of a query only."""
-        options, reach = self._options, self._options.max_gap or len(frames)
+        """Track one group of queries, with ``max_gap`` through frames nearby only.
+
+        A pair of frames within ``max_gap`` is reached from the last query frame at or before its first.
+        """
+        options = self._options
+        reach = options.max_gap + options.query_stride - 1 if options.max_gap else len(frames)
         start = max(0, int(queries[0, 0]) - reach)
         window = frames[start : int(queries[-1, 0]) + reach + 1]
         queries = queries - np.array([start, 0, 0], np.float32)

@@ -56,6 +56,16 @@ def test_scaled_integers_keep_their_fractions():
     assert geometry.scale_raster(np.array([1, 1]), (2, 2), (1, 1)).tolist() == [0.5, 0.5]
 
 
+@pytest.mark.parametrize("small, large", [((3, 4), (7, 5)), ((5, 9), (2, 33)), ((1, 4), (6, 8))])
+def test_a_resize_that_keeps_the_corners_equals_torchs(small, large):
+    """A picture of its own coordinates, resized with align_corners=True, says where each pixel came from."""
+    own = geometry.pixel_grid(*small).permute(2, 0, 1)[None].double()
+    came_from = torch.nn.functional.interpolate(own, large, mode="bilinear", align_corners=True)[0].permute(1, 2, 0)
+    there = geometry.scale_corners(came_from.numpy(), small, large)
+    pixels = geometry.pixel_grid(*large).numpy() * [1, small[0] > 1]  # a side of one pixel stays at 0
+    np.testing.assert_allclose(there, pixels, atol=1e-9)
+
+
 def test_index_points_do_not_scale():
     """The trap that the two conventions are about: scaling index coordinates is off by half a pixel step."""
     index = np.array([3.0, 3.0])

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LEVELS = ((16, 8), (8, 5), (4, 4))  # (side of the pooled cells, iterations)
+LEVELS = ((16, 8), (8, 6))  # (side of the pooled cells, iterations)
 _known: dict[bytes, Tensor] = {}  # the map of a pair of frames, by their bytes
 
 
@@ -47,7 +47,9 @@ def _aligned(first: Tensor, second: Tensor) -> Tensor:
         y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64, device=a.device) for n in (h, w)), indexing="ij")
         points = torch.stack([x, y], dim=-1).reshape(-1, 2) * side + (side - 1) / 2
         for _ in range(iterations):
-            motion = _step(a, b, points, side, motion)
+            before, motion = motion, _step(a, b, points, side, motion)
+            if (motion - before).abs().max() < 1e-5:
+                break
     return motion
 
 

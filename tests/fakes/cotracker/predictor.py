@@ -94,11 +94,11 @@ def follow(chain: list[Tensor], frames: list[Tensor], queries: Tensor) -> tuple[
         own = times == start
         there = torch.linalg.inv(chain[start])
         xy = queries[own, 1:].double()
-        looks = sample(frames[start].double(), xy)
+        looks = sample(frames[start], xy.float())
         for t in range(start, count):
             motion = chain[t] @ there
             moved = xy @ motion[:2, :2].T + motion[:2, 2]
-            change = (sample(frames[t].double(), moved) - looks).norm(dim=0)
+            change = (sample(frames[t], moved.float()) - looks).norm(dim=0)
             limit = torch.tensor([RESOLUTION[1], RESOLUTION[0]], device=device) - 0.5
             inside = ((moved > -0.5) & (moved < limit)).all(-1)
             tracks[t, own] = moved.float()
@@ -232,6 +232,8 @@ def check_queries(queries: Tensor) -> None:
 
 
 def resized(video: Tensor) -> Tensor:
+    if tuple(video.shape[-2:]) == RESOLUTION:
+        return video  # as the resize would give
     small = F.interpolate(video[0], RESOLUTION, mode="bilinear", align_corners=True)
     return small[None]
 
