@@ -1,9 +1,8 @@
 """RAFT as a flow back-end: weights by name, padding and resizing, each frame encoded once, bounded memory.
 
-OmniMotion's recipe is 20 iterations with ``warm_start``: the flow from i to j starts from the low-resolution flow from i
-to the target before, outwards from i, in each direction of time. Both live on the grid of i, so nothing is warped.
-Where the gaps between targets are not one, the flow is scaled by the ratio of the distances to the source, which is
-where a point of constant velocity has gone; the published recipe takes it as it is, which differs by 1 / gap there.
+OmniMotion's recipe is 20 iterations with ``warm_start``: the flow from i to j starts from the low-resolution flow from
+i to the target before, outwards from i, in each direction of time. Both live on the grid of i, so nothing is warped.
+TODO-SCALE
 
 Source: Teed and Deng, RAFT, ECCV 2020; the network is torchvision's, run by :mod:`everypoint.correspond.raft_network`.
 """

@@ -173,6 +173,16 @@ def level_bytes(batch: int, h: int, w: int, levels: int) -> list[int]:
     return [batch * h * w * (h >> level) * (w >> level) * FLOAT for level in range(levels)]
 
 
+def looked_up_bytes(batch: int, h: int, w: int, channels: int, radius: int, first_held: int, *, gathered: bool) -> int:
+    """Scratch of the look-up in levels that are not held, for ``batch`` pairs of maps (h, w)."""
+    if first_held == 0:
+        return 0
+    if not gathered:
+        return 2 * TILE**2 * h * w * FLOAT  # a tile that looks at the whole target, and the product's operands
+    lattice = batch * h * w * (2 * radius + 2) ** 2 * FLOAT * channels
+    return min(lattice, GATHER_BYTES) * 9 // 8  # and the rows and their masks
+
+
 def first_held_level(mode: str, limit: float, batch: int, h: int, w: int, levels: int) -> int:
     """The finest level to hold: 0 for mode ``volume``, ``levels`` for ``sampled``.
 

@@ -27,10 +27,15 @@ from torch import Tensor, nn
 from torchvision.models.optical_flow import raft_large, raft_small
 from torchvision.models.optical_flow.raft import ConvGRU
 
-from everypoint.correspond.raft_lookup import Lookup, build_lookup, first_held_level, level_bytes
+from everypoint.correspond.raft_lookup import (
+    Lookup,
+    build_lookup,
+    first_held_level,
+    level_bytes,
+    looked_up_bytes,
+)
 from everypoint.geometry import pixel_grid
 from everypoint.numerics import replace_pointwise
-
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -90,6 +95,9 @@ class LookupPlan(NamedTuple):
     limit: float = float("inf")  # bytes, for "auto"
 
 
+VOLUME = LookupPlan()
+
+
 class RaftNetwork(nn.Module):
     """RAFT for many pairs of one video. Inference only.
 
@@ -107,7 +115,7 @@ class RaftNetwork(nn.Module):
         *,
         small: bool = False,
         precision: str = "float32",
-        lookup: LookupPlan = LookupPlan(),
+        lookup: LookupPlan = VOLUME,
         compiled: bool = False,
     ) -> None:
         super().__init__()
@@ -193,16 +201,22 @@ class RaftNetwork(nn.Module):
         Levels that are held, pooled features of the others, copies of features, windows of the look-up, recurrent
         state and gates; or, where that is more, what the upsampling takes.
         """
-        cells = batch * h * w
-        first = self._first_held(batch, h, w)
+        cells, first, half = batch * h * w, self._first_held(batch, h, w), torch.finfo(self.dtype).bits // 8
         held = sum(level_bytes(batch, h, w, self.levels)[first:])
-        half = torch.finfo(self.dtype).bits // 8
+        scratch = looked_up_bytes(batch, h, w, self.feature_size, self.radius, first, gathered=self._gathered)
         windows = self.levels * (2 * self.radius + 1) ** 2
-        features = 4 * self.feature_size * (3 + sum(4.0**-level for level in range(1, first + 1)))
-        state = half * self.hidden_size * (1 + 3 * len(self.grus) * (batch > 1)) + 4 * 8
-        update = 4 * 2 * windows + half * (3 * self.hidden_size + 4 * self.motion_encoder.out_channels)
-        upsampling = 4 * 64 * (9 * 3 + 2 * 9) if self.mask_predictor is not None else 4 * 64 * 4
+        copies = batch > 1  # of what a single pair uses where it is
+        features = 4 * self.feature_size * (1 + 2 * copies + sum(4.0**-level for level in range(1, first + 1)))
+        state = half * self.hidden_size * (2 + (1 + 3 * len(self.grus)) * copies) + 4 * 6
+        recurrent = half * (6 * self.hidden_size + 2 * self.motion_encoder.out_channels)
+        update = max(4 * 2 * windows + half * self.hidden_size + scratch / cells, recurrent)
+        upsampling = 4 * 64 * (2 * 9 + 3) if self.mask_predictor is not None else 4 * 64 * 4
         return int(held + cells * (features + state + max(update, upsampling)))
+
+    @property
+    def _gathered(self) -> bool:
+        """Which look-up without a volume is used: the one whose shapes are known before, except eagerly on the CPU."""
+        return self.compiled or self.grus[0].zr.device.type != "cpu"
 
     def _batch(self, image: Tensor) -> Tensor:
         return image[None].to(self.dtype).contiguous(memory_format=torch.channels_last)
@@ -213,15 +227,13 @@ class RaftNetwork(nn.Module):
     def _lookup(self, f1: Tensor, f2: Tensor) -> Lookup:
         """The look-up of some pairs' features [B, C, h, w]."""
         first = self._first_held(f1.shape[0], *f1.shape[-2:])
-        gathered = self.compiled or f1.device.type != "cpu"
-        return build_lookup(f1, f2, self.levels, self.radius, first, gathered=gathered)
+        return build_lookup(f1, f2, self.levels, self.radius, first, gathered=self._gathered)
 
     def _update(
         self, lookup: Lookup, grid: Tensor, flow: Tensor, hidden: Tensor, gates: Gates
     ) -> tuple[Tensor, Tensor]:
         """One iteration: the next flow [B, 2, h, w] and hidden state [B, H, h, w]."""
-        windows = lookup.windows(grid + flow)
-        motion = self.motion_encoder(flow.to(self.dtype), windows.to(self.dtype))
+        motion = self.motion_encoder(flow.to(self.dtype), lookup.windows(grid + flow).to(self.dtype))
         for gru, part in zip(self.grus, gates, strict=True):
             hidden = gru(hidden, motion, part)
         return flow + self.flow_head(hidden).float(), hidden
@@ -247,9 +259,10 @@ class RaftNetwork(nn.Module):
         batch, _, h, w = flow.shape
         if self.mask_predictor is None:
             return 8 * F.interpolate(flow, scale_factor=8, mode="bilinear", align_corners=True)
-        mask = self.mask_predictor(hidden).float().reshape(batch, 1, 9, 8, 8, h, w).softmax(dim=2)
+        mask = self.mask_predictor(hidden).float().reshape(batch, 9, 8, 8, h, w).softmax(dim=1)
         patches = F.unfold(8 * flow, 3, padding=1).reshape(batch, 2, 9, 1, 1, h, w)
-        return (mask * patches).sum(2).permute(0, 1, 4, 2, 5, 3).reshape(batch, 2, 8 * h, 8 * w)
+        fine = torch.stack([(mask * patches[:, axis]).sum(1) for axis in (0, 1)], 1)  # [B, 2, 8, 8, h, w]
+        return fine.permute(0, 1, 4, 2, 5, 3).reshape(batch, 2, 8 * h, 8 * w)
 
 
 def stack_maps(maps: Sequence[Tensor]) -> Tensor:

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from everypoint.artifacts.flows import encode_flow
 from everypoint.config.options import FlowOptions
-from everypoint.correspond.base import flow_backend
+from everypoint.correspond.base import GroupedFlows, flow_backend
 from everypoint.correspond.dis import DisBackend
-from everypoint.correspond.raft import RaftBackend, RaftSession, padding, resize_flow, resize_image
+from everypoint.correspond.raft import USED, RaftBackend, RaftSession, padding, resize_flow, resize_image
+from everypoint.correspond.raft_network import FrameCode
+from everypoint.correspond.readback import encode, one_ahead
 from everypoint.correspond.resolution import flow_size
 from everypoint.errors import AssetError, ConfigError
 from tests.shared import ROOT
@@ -203,6 +206,109 @@ def test_raft_padding_is_taken_off_where_it_was_put_on():
     assert np.array_equal(ours, whole[1:-1, 1:-1])
 
 
+PLAN = {1: [0, 2, 3, 5], 2: [4, 0], 4: [5, 3, 1], 5: [1]}  # whole groups, ends of the video, targets in any order
+
+
+def test_raft_computes_groups_of_sources_and_dis_does_not():
+    session = raft_session(shifted_texture(2, (64, 72)), batch=3)
+    assert isinstance(session, GroupedFlows)
+    assert session.group_size == 3
+    assert not isinstance(DisBackend(FlowOptions(backend="dis")).open(shifted_texture(2, (64, 72))), GroupedFlows)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_raft_groups_equal_single_sources(batch, warm):
+    frames = shifted_texture(6, (64, 72))
+    alone = {i: raft_session(frames, warm_start=warm).flows(i, targets) for i, targets in PLAN.items()}
+    heard: list[int] = []
+    session = raft_session(frames, warm_start=warm, batch=batch)
+    grouped = dict(session.group_flows(PLAN, heard.append))
+    assert grouped.keys() == PLAN.keys()
+    assert sum(heard) == sum(map(len, PLAN.values()))
+    assert max(heard) == batch
+    for source, flows in grouped.items():
+        assert flows.dtype == np.int16
+        difference = np.abs(flows / 32 - alone[source])
+        assert difference.max() < 1 / 64 + 1e-3
+    assert session._contexts == session._last == {}  # nothing is kept of sources that are done
+    again = dict(raft_session(frames, warm_start=warm, batch=batch).group_flows(PLAN))
+    assert all(np.array_equal(again[source], flows) for source, flows in grouped.items())
+
+
+def test_raft_sources_arrive_as_soon_as_they_are_complete():
+    session = raft_session(shifted_texture(6, (64, 72)), batch=2)
+    heard: list[int] = []
+    seen = [(source, sum(heard)) for source, _ in session.group_flows(PLAN, heard.append)]
+    assert [source for source, _ in seen] == [1, 2, 4, 5]
+    assert [pairs for _, pairs in seen] == [4, 6, 10, 10]
+
+
+def test_raft_warm_start_goes_outwards_from_the_source():
+    frames, source, targets = shifted_texture(6, (64, 72)), 3, [0, 1, 4, 2, 5]
+    warm = raft_session(frames, warm_start=True).flows(source, targets)
+    cold = raft_session(frames).flows(source, targets)
+    network, session = random_network(small=True)[0], raft_session(frames)
+    images = [session._image(j) for j in range(6)]
+    code, last = network.encode(images[source]), None
+    for target, before in ((4, None), (5, 4), (2, None), (1, 2), (0, 1)):
+        start = None if before is None else last * ((target - source) / (before - source))
+        features = FrameCode(network.encode_features(images[target]), None)
+        last, flow = network.pair_flows([code], [features], 2, start)
+        row = targets.index(target)
+        assert np.abs(warm[row] - session._restore(flow)[0].permute(1, 2, 0).numpy()).max() < 1e-4
+        assert (np.abs(warm[row] - cold[row]).max() > 0.1) == (before is not None)
+
+
+@pytest.mark.parametrize(
+    ("lookup", "gib", "first"), [("auto", 4, 0), ("auto", 0.1, 1), ("volume", 0.1, 0), ("sampled", 4, 4)]
+)
+def test_raft_options_reach_the_network(lookup, gib, first, tmp_path):
+    _, state = random_network(small=True)
+    torch.save(state, tmp_path / "raft.pth")
+    weights = str(tmp_path / "raft.pth")
+    options = FlowOptions(weights=weights, lookup=lookup, volume_gib=gib, precision="bfloat16", compile=True)
+    network = RaftBackend(options).network
+    assert network._first_held(1, 60, 107) == first
+    assert network.flow_head.conv1.weight.dtype == torch.bfloat16
+    assert network.compiled
+
+
+def test_raft_says_how_much_memory_a_call_takes(caplog):
+    caplog.set_level("INFO")
+    session = raft_session(shifted_texture(2, (120, 200)), batch=2, upsample_below=240)
+    assert 1 < session.call_bytes() / session._network.call_bytes(2, 30, 50) < 1.5
+    assert any("RAFT at 400 x 240, 2 pairs a call: about" in line for line in caplog.messages)
+    assert session.group_bytes({0: [1], 1: [0]}) == 2 * 120 * 200 * 2 * 2
+
+
+def test_compiled_calls_are_padded_to_one_shape(monkeypatch):
+    session = raft_session(shifted_texture(6, (64, 72)), batch=3, compile=True)  # the network itself is not compiled
+    sizes, pair_flows = [], session._network.pair_flows
+    monkeypatch.setattr(
+        session._network, "pair_flows", lambda *given: sizes.append(len(given[0])) or pair_flows(*given)
+    )
+    found = dict(session.group_flows(PLAN))
+    assert set(sizes) == {3}
+    for source, flows in dict(raft_session(shifted_texture(6, (64, 72)), batch=3).group_flows(PLAN)).items():
+        assert np.abs(found[source] - flows.astype(int)).max() <= 1  # a step of the encoding
+
+
+def test_flows_are_encoded_on_the_device_as_on_the_host():
+    random = np.random.default_rng(0)
+    flow = random.normal(0, 300, (50, 60, 2)).astype(np.float32)
+    flow[0, :6, 0] = [np.nan, np.inf, -np.inf, 1023.99, -1023.99, 3e38]
+    flow[1, :4, 0] = [0.5 / 32, 1.5 / 32, -0.5 / 32, 1023.97]
+    assert np.array_equal(encode(torch.from_numpy(flow)).numpy(), encode_flow(flow))
+
+
+def test_the_next_item_is_asked_for_before_one_is_used():
+    asked: list[int] = []
+    used = [(item, len(asked)) for item in one_ahead(asked.append(k) or k for k in range(4))]
+    assert used == [(0, 2), (1, 3), (2, 4), (3, 4)]
+    assert list(one_ahead([])) == []
+
+
 def test_raft_without_targets_computes_nothing():
     session = raft_session(shifted_texture(2, (64, 72)))
     assert session.flows(0, []).shape == (0, 64, 72, 2)
@@ -240,5 +346,10 @@ def test_description_names_all_that_the_flows_depend_on():
     described = flow_backend(base).describe()
     for change in ({"iterations": 3}, {"resolution": 200}, {"upsample_below": 300}, {"batch": 2}):
         assert flow_backend(base.model_copy(update=change)).describe() != described
+    others = {"warm_start": True, "precision": "bfloat16", "lookup": "sampled", "volume_gib": 1.0, "compile": True}
+    for change in ({key: value} for key, value in others.items()):
+        assert flow_backend(base.model_copy(update=change)).describe() != described
+    own = {"backend", "weights", "quality", "folder", "shards", "pairs"}  # named apart, others', or in the plan
+    assert FlowOptions.model_fields.keys() - own == USED
     for change in ({"shards": 3}, {"quality": "fast"}):
         assert flow_backend(base.model_copy(update=change)).describe() == described

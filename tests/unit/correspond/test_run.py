@@ -7,12 +7,14 @@ import logging
 import numpy as np
 import pytest
 
-from everypoint.artifacts.flows import FlowStore
+from everypoint.artifacts.flows import FlowShardWriter, FlowStore
 from everypoint.artifacts.folder import sha256_of
 from everypoint.config.options import FlowOptions, PairOptions
 from everypoint.correspond import run
 from everypoint.correspond.dis import DisSession
+from everypoint.correspond.raft import RaftSession
 from tests.unit.correspond.scenes import SHIFT, interior, shifted_texture
+from tests.unit.correspond.weights import random_network
 
 OPTIONS = FlowOptions(backend="dis", quality="ultrafast", pairs=PairOptions(intervals=(1, 2), direct=True))
 FRAMES = shifted_texture(6, (48, 64))
@@ -76,6 +78,60 @@ def test_an_interrupted_run_goes_on_and_gives_equal_bytes(tmp_path, monkeypatch)
     compute(tmp_path / "flow")
     assert first + second == list(range(6))
     assert hashes(tmp_path / "flow") == hashes(tmp_path / "undisturbed")
+
+
+@pytest.fixture(scope="module")
+def raft(tmp_path_factory) -> FlowOptions:
+    """RAFT in groups of three sources: 0-2, 3-5 and 6."""
+    import torch
+
+    path = tmp_path_factory.mktemp("weights") / "raft.pth"
+    torch.save(random_network(small=True)[1], path)
+    pairs = PairOptions(intervals=(1, 2, 3))
+    return FlowOptions(weights=str(path), iterations=1, batch=3, warm_start=True, pairs=pairs)
+
+
+@pytest.mark.parametrize("finished", [1, 2, 3, 4])
+def test_an_interrupted_group_is_computed_whole_and_gives_equal_bytes(tmp_path, monkeypatch, raft, finished):
+    frames = shifted_texture(7, (40, 48))
+    assert compute(tmp_path / "undisturbed", frames=frames, options=raft) == 2 * (6 + 5 + 4)
+    written, write = [], FlowShardWriter.write
+
+    def failing(self, source, *given):
+        if len(written) == finished:
+            raise KeyboardInterrupt
+        written.append(source)
+        write(self, source, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FlowShardWriter, "write", failing)
+        with pytest.raises(KeyboardInterrupt):
+            compute(tmp_path / "flow", frames=frames, options=raft)
+    before, finished = list(written), 99
+    with monkeypatch.context() as patch:
+        patch.setattr(FlowShardWriter, "write", failing)
+        computed = compute(tmp_path / "flow", frames=frames, options=raft)
+    assert sorted(written) == list(range(7))  # none was written twice
+    groups = [{0, 1, 2}, {3, 4, 5}, {6}]
+    targets = [3, 4, 5, 6, 5, 4, 3]
+    assert computed == sum(targets[i] for group in groups if group - set(before) for i in group)
+    assert hashes(tmp_path / "flow") == hashes(tmp_path / "undisturbed")
+
+
+def test_what_goes_through_a_network_together_does_not_depend_on_what_was_finished(tmp_path, monkeypatch, raft):
+    seen = []
+    group_flows = RaftSession.group_flows
+
+    def noted(self, plan, advance):
+        seen.append(dict(plan))
+        return group_flows(self, plan, advance)
+
+    monkeypatch.setattr(RaftSession, "group_flows", noted)
+    monkeypatch.setattr(FlowShardWriter, "has", lambda self, source, targets: source in (0, 1, 3))
+    monkeypatch.setattr(FlowShardWriter, "write", lambda *given: None)
+    monkeypatch.setattr(FlowShardWriter, "publish", lambda self: None)
+    compute(tmp_path / "flow", frames=shifted_texture(7, (40, 48)), options=raft)
+    assert [list(group) for group in seen] == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 @pytest.mark.parametrize(
