@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from everypoint.artifacts import atomic
 from everypoint.config.options import ModelOptions
-from everypoint.errors import ArtifactError
 from everypoint.models.bijection import Bijection
 from everypoint.models.depth import DepthGrid
-
-SCHEMA_VERSION = 1  # of the file
 
 
 class Transported(NamedTuple):
@@ -126,41 +120,3 @@ def adjugate(matrices: Tensor) -> Tensor:
         torch.linalg.cross(rows[0], rows[1]),
     ]
     return torch.stack(columns, -1)
-
-
-def save_model(path: str | os.PathLike[str], model: MotionModel) -> None:
-    """Write a model with all that is needed to build it again."""
-    content: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "frames": model.frames,
-        "frame_size": list(model.frame_size),
-        "options": model.options.model_dump(mode="json"),
-        "state": {name: value.detach().cpu() for name, value in model.state_dict().items()},
-    }
-    atomic.write_with(path, lambda file: torch.save(content, file))
-
-
-def load_model(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> MotionModel:
-    """Read a model; raises :class:`ArtifactError` when the file is missing, damaged or of another kind."""
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch itself does not compare the checksums that it wrote
-            damaged = archive.testzip()
-        if damaged:
-            raise ValueError(f"the checksum of {damaged} differs")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"its schema version is {content['schema_version']}, not {SCHEMA_VERSION}")
-        options = ModelOptions.model_validate(content["options"])
-        model = MotionModel(content["frames"], tuple(content["frame_size"]), options, seed=0)
-        model.load_state_dict(content["state"])
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path} is missing", cure="run the workflow again") from error
-    except Exception as error:  # torch raises many kinds for a damaged or foreign file
-        raise ArtifactError(f"{path} is not a motion model", _reason(error), "delete it and run again") from error
-    return model.to(device).requires_grad_(False).eval()
-
-
-def _reason(error: Exception) -> str:
-    """The first sentence of an error's text; torch's go on with advice to load the file unsafely."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__} {lines[0].split('. ')[0]}".strip()

@@ -17,79 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from everypoint.config.options import OptimizeOptions
 from everypoint.errors import TrainingError
-from everypoint.models.motion import MotionModel
-from everypoint.optimize import losses
 from everypoint.optimize.checkpoint import Checkpoints
 from everypoint.optimize.progress import Progress
-from everypoint.optimize.sampler import Batch, MatchSampler
-from everypoint.optimize.schedule import rate
+from everypoint.optimize.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL: stopped by a signal, the checkpoint is written, start me again
-HELD_OUT_BATCH = 8192
-
-
-class Trainer:
-    """Model, optimiser and sampler of one run, with their common state."""
-
-    def __init__(self, model: MotionModel, sampler: MatchSampler, options: OptimizeOptions) -> None:
-        self.model, self.sampler, self.options = model, sampler, options
-        groups = [
-            {"params": list(model.bijection.parameters()), "lr": options.learning_rate},
-            {"params": list(model.depth.parameters()), "lr": options.depth_learning_rate},
-            {"params": [model.camera], "lr": options.camera_learning_rate},
-        ]
-        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)
-        self._rates = [group["lr"] for group in self.optimizer.param_groups]
-
-    def step(self, step: int) -> dict[str, Tensor]:
-        """One optimiser step; returns detached scalars (still on the device)."""
-        for group, base in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = base * rate(step, self.options.steps, self.options.warmup, self.options.final_rate)
-        batch = self.sampler.draw(step)
-        terms, error = self.terms(batch)
-        loss = torch.stack(list(terms.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.sampler.note_errors(batch.rows, error, step)
-        return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
-
-    def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """Weighted loss terms (scalars) and the error [B] in px of a batch."""
-        weights = self.options.losses
-        moved = self.model.transport(batch.xy_i, batch.i, batch.j)
-        distance = losses.robust_distance(moved.xy, batch.xy_j, weights.flow_scale)
-        terms = {"flow": weights.flow * distance.mean()}
-        if weights.depth or weights.occlusion:
-            stored = self.model.depth(batch.xy_j, batch.j)
-            terms["depth"] = weights.depth * losses.depth_agreement(moved.z, stored, batch.occluded).mean()
-            behind = losses.occlusion_order(moved.z, stored, batch.occluded, weights.occlusion_margin)
-            terms["occlusion"] = weights.occlusion * behind.mean()
-        return terms, (moved.xy - batch.xy_j).detach().norm(dim=-1)
-
-    @torch.no_grad()
-    def held_out_error(self) -> float:
-        """Median error in px over (a fixed sample of) the matches that are never trained on; NaN without any."""
-        rows = self.sampler.held_out
-        if not len(rows):
-            return float("nan")
-        rows = rows[:: max(1, len(rows) // HELD_OUT_BATCH)]
-        return float(self.terms(self.sampler.gather(rows))[1].median())
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "sampler": self.sampler.state(),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.sampler.load_state(state["sampler"])
 
 
 def train(trainer: Trainer, checkpoints: Checkpoints, progress: Progress) -> None:
@@ -139,7 +73,7 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints) -> tuple[int, dict[str, 
     logger.info("resumed after step %d of %d", state["step"], trainer.options.steps)
     return (
         state["step"],
-        {name: value.to(trainer.sampler.device) for name, value in state["sums"].items()},
+        {name: value.to(trainer.device) for name, value in state["sums"].items()},
         state["rows"],
     )
 
@@ -164,10 +98,8 @@ def _row(trainer: Trainer, sums: dict[str, Tensor], step: int, seconds: float) -
 
 def _require_finite(trainer: Trainer, sums: dict[str, Tensor], step: int) -> None:
     """Never save a state that cannot be gone on from: the loss may still be finite when a gradient was not."""
-    state = trainer.state()
-    moments = [value for moment in state["optimizer"]["state"].values() for value in moment.values()]
-    tensors = [*trainer.model.parameters(), *moments, *state["sampler"].values(), *sums.values()]
-    if not torch.stack([tensor.isfinite().all().to(trainer.sampler.device) for tensor in tensors]).all():
+    tensors = [*trainer.tensors(), *sums.values()]
+    if not torch.stack([tensor.isfinite().all().to(trainer.device) for tensor in tensors]).all():
         raise _diverged("the model", step)
 
 

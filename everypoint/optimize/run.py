@@ -13,9 +13,11 @@ from everypoint.artifacts.matches import Matches, load_matches
 from everypoint.artifacts.video import load_meta
 from everypoint.config.options import Preset
 from everypoint.errors import InputError
-from everypoint.models.motion import MotionModel, save_model
+from everypoint.models.files import save_model
+from everypoint.models.motion import MotionModel
 from everypoint.optimize.checkpoint import Checkpoints
-from everypoint.optimize.loop import Trainer, train
+from everypoint.optimize.loop import train
+from everypoint.optimize.planes_trainer import PlanesTrainer
 from everypoint.optimize.progress import Progress
 from everypoint.optimize.sampler import MatchSampler
 from everypoint.optimize.warmstart import depth_from_motion, warm_start
@@ -56,7 +58,7 @@ def optimize(
     checkpoints.clear()
 
 
-def prepare(matches: Matches, preset: Preset, device: torch.device | str, seed: int) -> Trainer:
+def prepare(matches: Matches, preset: Preset, device: torch.device | str, seed: int) -> PlanesTrainer:
     """Model with its warm start, sampler and optimiser of one video, ready for step 0."""
     start = warm_start(matches, seed)
     model = MotionModel(matches.frames, matches.size, preset.model, seed)
@@ -72,4 +74,4 @@ def prepare(matches: Matches, preset: Preset, device: torch.device | str, seed: 
         seed=seed,
         device=device,
     )
-    return Trainer(model.to(device), sampler, preset.optimize)
+    return PlanesTrainer(model.to(device), sampler, preset.optimize)

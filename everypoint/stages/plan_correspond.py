@@ -226,7 +226,9 @@ class CorrespondencePlan(_Videos):
         """The folder of a video of images: the one that holds ``color``, or the images themselves."""
         if entry.kind != "images":
             return None
-        return entry.path.parent if entry.path.name == "color" else entry.path
+        from everypoint.video.processed_folder import own_folder  # needs an image library, which other plans do not
+
+        return own_folder(entry.path)
 
 
 def listing(folders: Sequence[Path]) -> str:

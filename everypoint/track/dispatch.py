@@ -57,7 +57,7 @@ def track(
 
 
 def _optimized(preset: Preset, queries: np.ndarray, inputs: TrackInputs, device: torch.device | str) -> TrackArrays:
-    from everypoint.models.motion import load_model  # torch is needed for models only
+    from everypoint.models.files import load_model  # torch is needed for models only
     from everypoint.track.fuse import fuse
     from everypoint.track.model import model_tracks
 

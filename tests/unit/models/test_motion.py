@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from everypoint.errors import ArtifactError
-from everypoint.models.motion import MotionModel, load_model, save_model
+from everypoint.models.files import load_model, save_model
+from everypoint.models.motion import MotionModel
 from tests.unit.models.made import SIZE, model, options, pixels
 
 

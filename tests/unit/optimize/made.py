@@ -11,7 +11,7 @@ import numpy as np
 from everypoint.artifacts.matches import CYCLE, Matches, to_fixed
 from everypoint.config.options import ModelOptions, OptimizeOptions, Preset, SamplerOptions
 from everypoint.optimize import run
-from everypoint.optimize.loop import Trainer
+from everypoint.optimize.planes_trainer import PlanesTrainer
 from everypoint.optimize.warmstart import WarmStart, warm_start
 
 SIZE = (32, 48)
@@ -108,7 +108,7 @@ def _started() -> tuple[Matches, WarmStart]:
     return matches, warm_start(matches, 0)
 
 
-def trainer(preset: Preset | None = None, seed: int = 0) -> Trainer:
+def trainer(preset: Preset | None = None, seed: int = 0) -> PlanesTrainer:
     """Ready for step 0 on the same matches every time; their warm start is computed once."""
     matches, start = _started()
     with mock.patch.object(run, "warm_start", return_value=start):

@@ -13,14 +13,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from everypoint.errors import TrainingError
 from everypoint.optimize import camera, loop
 from everypoint.optimize.checkpoint import Checkpoints
-from everypoint.optimize.loop import EXIT_TRY_AGAIN, Trainer, train
+from everypoint.optimize.loop import EXIT_TRY_AGAIN, train
+from everypoint.optimize.planes_trainer import PlanesTrainer
 from everypoint.optimize.progress import Progress
 from tests.unit.optimize.made import STEPS, camera_matches, jsonl, same_state, tiny_preset, trainer
 
-Hook = Callable[[Trainer, int], None]
+Hook = Callable[[PlanesTrainer, int], None]
 
 
-def run(folder: Path, before: Hook | None = None, preset=None, fingerprint: str = "f") -> Trainer:
+def run(folder: Path, before: Hook | None = None, preset=None, fingerprint: str = "f") -> PlanesTrainer:
     """One try of a run in ``folder``; ``before`` is called with every step before it is taken."""
     preset = preset or tiny_preset()
     made = trainer(preset)
@@ -47,7 +48,7 @@ def timeless(rows: list[dict]) -> list[dict]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
-def steps_taken(made: Trainer) -> set[int]:
+def steps_taken(made: PlanesTrainer) -> set[int]:
     return {int(state["step"]) for state in made.optimizer.state_dict()["state"].values()}
 
 
@@ -105,7 +106,7 @@ def test_a_resumed_run_takes_exactly_the_planned_steps(tmp_path, undisturbed, sh
     at = min(int(share * STEPS), STEPS - 1)
     taken: list[int] = []
 
-    def count(made: Trainer, step: int) -> None:
+    def count(made: PlanesTrainer, step: int) -> None:
         taken.append(step)
         if len(taken) == at + 1:
             signal.raise_signal(signal.SIGTERM)
@@ -168,7 +169,7 @@ def test_equal_seeds_give_equal_runs_and_others_do_not(tmp_path, undisturbed):
 def poison_loss(at: int) -> Hook:
     """From step ``at`` on the loss is NaN."""
 
-    def before(made: Trainer, step: int) -> None:
+    def before(made: PlanesTrainer, step: int) -> None:
         if step == at:
             terms = made.terms
             made.terms = lambda batch: ({n: v * float("nan") for n, v in terms(batch)[0].items()}, terms(batch)[1])
@@ -179,7 +180,7 @@ def poison_loss(at: int) -> Hook:
 def poison_gradient(at: int, value: float = float("nan")) -> Hook:
     """In step ``at`` one gradient is not finite while the loss is."""
 
-    def before(made: Trainer, step: int) -> None:
+    def before(made: PlanesTrainer, step: int) -> None:
         if step == at:
             made.model.depth.map.register_hook(lambda grad: torch.full_like(grad, value))
 

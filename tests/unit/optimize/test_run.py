@@ -14,9 +14,10 @@ from everypoint.artifacts.video import VideoMeta, save_video
 from everypoint.config.options import MatchOptions, ModelOptions, Preset
 from everypoint.errors import InputError
 from everypoint.match.table import build_matches
-from everypoint.models.motion import load_model
+from everypoint.models.files import load_model
 from everypoint.optimize import camera
-from everypoint.optimize.loop import EXIT_TRY_AGAIN, Trainer
+from everypoint.optimize.loop import EXIT_TRY_AGAIN
+from everypoint.optimize.planes_trainer import PlanesTrainer
 from everypoint.optimize.run import optimize, prepare
 from tests.unit.optimize.made import camera_matches, jsonl, same_state, table, tiny_preset
 from tests.unit.track.worlds import exact_store, queries_of, scene, truth_of
@@ -78,7 +79,7 @@ def scene_matches(tmp_path_factory) -> Path:
     return folder / "matches.npz"
 
 
-def held_out_errors(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor]:
+def held_out_errors(trainer: PlanesTrainer) -> tuple[torch.Tensor, torch.Tensor]:
     """Errors in px of the held-out matches, and which of them move against the camera by more than a pixel."""
     rows = trainer.sampler.held_out
     with torch.no_grad():
@@ -129,22 +130,22 @@ def inputs(tmp_path) -> tuple[Path, Path]:
 
 def test_a_stopped_job_goes_on_and_writes_the_same_model(inputs, tmp_path, monkeypatch):
     optimize(*inputs, tiny_preset(), tmp_path / "whole", CPU, 0)
-    step = Trainer.step
+    step = PlanesTrainer.step
 
-    def interrupted(self: Trainer, number: int) -> dict:
+    def interrupted(self: PlanesTrainer, number: int) -> dict:
         if number == 13:
             signal.raise_signal(signal.SIGUSR1)
         return step(self, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", interrupted)
+        patch.setattr(PlanesTrainer, "step", interrupted)
         with pytest.raises(SystemExit) as stop:
             optimize(*inputs, tiny_preset(), tmp_path / "parts", CPU, 0)
     assert stop.value.code == EXIT_TRY_AGAIN
     assert not (tmp_path / "parts" / "model.pt").exists()
     taken: list[int] = []
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", lambda self, number: (taken.append(number), step(self, number))[1])
+        patch.setattr(PlanesTrainer, "step", lambda self, number: (taken.append(number), step(self, number))[1])
         # how often checkpoints are written and whether TensorBoard is fed is no other run
         optimize(*inputs, tiny_preset(checkpoint_seconds=1000.0), tmp_path / "parts", CPU, 0)
     assert taken[0] == 14
@@ -155,19 +156,19 @@ def test_a_stopped_job_goes_on_and_writes_the_same_model(inputs, tmp_path, monke
 
 @pytest.mark.parametrize("change", ["seed", "options", "matches"])
 def test_another_seed_option_or_table_starts_afresh(inputs, tmp_path, monkeypatch, change):
-    step = Trainer.step
+    step = PlanesTrainer.step
 
-    def interrupted(self: Trainer, number: int) -> dict:
+    def interrupted(self: PlanesTrainer, number: int) -> dict:
         if number == 5:
             signal.raise_signal(signal.SIGTERM)
         return step(self, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", interrupted)
+        patch.setattr(PlanesTrainer, "step", interrupted)
         with pytest.raises(SystemExit):
             optimize(*inputs, tiny_preset(), tmp_path / "out", CPU, 0)
     taken: list[int] = []
-    monkeypatch.setattr(Trainer, "step", lambda self, number: (taken.append(number), step(self, number))[1])
+    monkeypatch.setattr(PlanesTrainer, "step", lambda self, number: (taken.append(number), step(self, number))[1])
     if change == "matches":
         save_matches(inputs[0], camera_matches(square=(1.5, 0.5), seed=1))
     preset = tiny_preset(learning_rate=1e-3) if change == "options" else tiny_preset()

@@ -11,7 +11,8 @@ import torch
 from everypoint.config.options import ModelOptions, Preset
 from everypoint.config.presets import load_preset, preset_names
 from everypoint.errors import ArtifactError
-from everypoint.models.motion import MotionModel, save_model
+from everypoint.models.files import save_model
+from everypoint.models.motion import MotionModel
 from everypoint.track import model as model_room
 from everypoint.track.chain import chain_tracks
 from everypoint.track.dispatch import TrackInputs, track
