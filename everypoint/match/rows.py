@@ -81,43 +81,33 @@ def join_tables(tables: Sequence[Matches], size: tuple[int, int], frames: int) -
     """
     if any(tuple(table.size) != tuple(size) for table in tables):
         raise ValueError("the tables are of videos of different sizes")
-    key = np.concatenate(
-        [np.empty(0, np.int64), *((t.pairs[:, 0].astype(np.int64) * frames + t.pairs[:, 1]) for t in tables)]
-    )
-    pairs, which = np.unique(key, return_inverse=True)
-    lengths = np.concatenate([np.empty(0, np.int64), *(np.diff(t.offsets) for t in tables)])
-    row_pair = np.repeat(which, lengths)
-    order = np.argsort(row_pair, kind="stable")
-
-    def column(name: str) -> np.ndarray:
-        parts = [getattr(table, name) for table in tables]
-        return np.concatenate(parts)[order] if parts else getattr(_NOTHING, name)
-
-    found = np.concatenate([np.empty(0, np.int64), *(t.valid_count for t in tables)])
+    keys = [table.pairs[:, 0].astype(np.int64) * frames + table.pairs[:, 1] for table in tables]
+    pairs = np.unique(np.concatenate([np.empty(0, np.int64), *keys]))
+    rows, found = np.zeros((2, len(tables), len(pairs)), np.int64)
+    for number, (table, key) in enumerate(zip(tables, keys, strict=True)):
+        where = np.searchsorted(pairs, key)
+        rows[number, where], found[number, where] = np.diff(table.offsets), table.valid_count
+    offsets = np.concatenate([[0], np.cumsum(rows.sum(0))]).astype(np.int64)
+    starts = offsets[:-1] + np.cumsum(rows, axis=0) - rows  # [tables, pairs]: where the rows of a table and pair go
+    columns = {
+        "fixed_i": np.empty((offsets[-1], 2), np.uint16),
+        "fixed_j": np.empty((offsets[-1], 2), np.uint16),
+        "flags": np.empty(offsets[-1], np.uint8),
+        "score": np.empty(offsets[-1], np.float16),
+    }
+    for number, (table, key) in enumerate(zip(tables, keys, strict=True)):
+        for p, target in enumerate(starts[number, np.searchsorted(pairs, key)].tolist()):
+            first, last = table.offsets[p : p + 2].tolist()
+            for name, column in columns.items():
+                column[target : target + last - first] = getattr(table, name)[first:last]
     return Matches(
         pairs=np.stack([pairs // frames, pairs % frames], axis=1).astype(np.int32).reshape(-1, 2),
-        offsets=np.concatenate([[0], np.cumsum(np.bincount(which, lengths, len(pairs)))]).astype(np.int64),
-        fixed_i=column("fixed_i"),
-        fixed_j=column("fixed_j"),
-        flags=column("flags"),
-        score=column("score"),
-        valid_count=np.bincount(which, found, len(pairs)).astype(np.int64),
+        offsets=offsets,
+        **columns,
+        valid_count=found.sum(0),
         size=size,
         frames=frames,
     )
-
-
-_NOTHING = Matches(
-    pairs=np.empty((0, 2), np.int32),
-    offsets=np.zeros(1, np.int64),
-    fixed_i=np.empty((0, 2), np.uint16),
-    fixed_j=np.empty((0, 2), np.uint16),
-    flags=np.empty(0, np.uint8),
-    score=np.empty(0, np.float16),
-    valid_count=np.empty(0, np.int64),
-    size=(0, 0),
-    frames=0,
-)
 
 
 def alike_rows(table: Matches, maps: FeatureMaps, threshold: float) -> np.ndarray:

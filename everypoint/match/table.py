@@ -45,6 +45,32 @@ class _Rows(NamedTuple):
     score: np.ndarray  # float16 [M]
 
 
+class _Columns:
+    """The columns of the table, filled pair by pair. Memory that no row fills is never touched, nothing is copied."""
+
+    def __init__(self, capacity: int) -> None:
+        self._whole = _Rows(
+            np.empty((capacity, 2), np.uint16),
+            np.empty((capacity, 2), np.uint16),
+            np.empty(capacity, np.uint8),
+            np.empty(capacity, np.float16),
+        )
+        self._count = 0
+        self.lengths: list[int] = []
+
+    def append(self, rows: _Rows) -> None:
+        """Add the rows of the next pair."""
+        more = len(rows.flags)
+        for whole, part in zip(self._whole, rows, strict=True):
+            whole[self._count : self._count + more] = part
+        self._count += more
+        self.lengths.append(more)
+
+    def filled(self) -> dict[str, np.ndarray]:
+        """The columns by name, as long as there are rows."""
+        return {name: column[: self._count] for name, column in self._whole._asdict().items()}
+
+
 def build_matches(
     store: FlowStore,
     features: np.ndarray | None,
@@ -84,20 +110,19 @@ def build_matches(
     known = [(i, j) for i in store.sources() for j in store.targets(i)]
     limit = rows_per_pair(options, sum(map(len, pairs.values())), taken)
     done: list[tuple[int, int, _PairMask]] = []
-    parts: list[_Rows] = []
+    columns = _Columns(limit * sum(map(len, pairs.values())))
     with Progress(sum(map(len, pairs.values())), "matches", unit="pairs", logger=logger) as progress:
         for i, targets in pairs.items():
             for j, mask, rows in _source_rows(video, i, targets, seed, limit):
                 done.append((i, j, mask._replace(valid=np.empty(0, np.uint8), flow=None)))
-                parts.append(rows)
+                columns.append(rows)
                 progress.advance()
-    lengths = [len(part.flags) for part in parts]
-    report = statistics(done, lengths, len(known) - len(done), store.size, options)
+    report = statistics(done, columns.lengths, len(known) - len(done), store.size, options)
     report |= {"per_pair": limit, "depth_kept": video.depth_kept}
     matches = Matches(
         pairs=np.array([(i, j) for i, j, _ in done], np.int32).reshape(-1, 2),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        **_columns(parts),
+        offsets=np.concatenate([[0], np.cumsum(columns.lengths)]).astype(np.int64),
+        **columns.filled(),
         valid_count=np.array([mask.cycle + mask.occluded for _, _, mask in done], np.int64),
         size=store.size,
         frames=1 + max((max(pair) for pair in known), default=0) if frames is None else frames,
@@ -172,17 +197,6 @@ def _likeness(video: MatchVideo, i: int, j: int, points: torch.Tensor, targets: 
     if first is None or second is None:
         return points.new_ones(len(points))
     return similarity(first, points, second, targets).clamp(0, 1)
-
-
-def _columns(parts: list[_Rows]) -> dict[str, np.ndarray]:
-    """The columns of all pairs, one after the other, giving each part's memory back as it is copied."""
-    empty = _Rows(*(np.empty(shape, kind) for shape, kind in (((0, 2), "u2"), ((0, 2), "u2"), (0, "u1"), (0, "f2"))))
-    columns: dict[str, list[np.ndarray]] = {name: [getattr(empty, name)] for name in _Rows._fields}
-    for part in parts:
-        for name, column in zip(_Rows._fields, part, strict=True):
-            columns[name].append(column)
-    parts.clear()
-    return {name: np.concatenate(columns.pop(name)) for name in _Rows._fields}
 
 
 def statistics(

@@ -79,7 +79,7 @@ def run(
         first = 1 if flow else 0
         tables[first:] = [_alike(table, maps, threshold, video, place) for table in tables[first:]]
     sources = ["flow"] * bool(flow) + [Path(path).parent.name for path in sparse]
-    table = join_tables(tables, video.size, video.frames)
+    table = tables[0] if flow and not sparse else join_tables(tables, video.size, video.frames)
     atomic.write_json(statistics, kept | {"sources": dict(zip(sources, map(len, tables), strict=True))})
     save_matches(output, table)
 
