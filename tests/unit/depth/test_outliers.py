@@ -124,6 +124,18 @@ def test_a_large_map_is_judged_by_the_middle_cells_of_its_blocks():
     assert mask[12:15, 15:40].all()
 
 
+def test_only_the_middle_cell_of_a_block_has_a_say():
+    """With noise elsewhere nothing else changes: what is not looked at cannot be told from the wall."""
+    depth = slope(42, 60)
+    expected = mask_of(depth, cloud=600)
+    noisy = np.where((np.arange(42)[:, None] % 3 == 1) & (np.arange(60) % 3 == 1), depth, np.float16(0.5))
+    assert np.array_equal(mask_of(noisy, cloud=600), expected)
+    depth[10, 13] = 1.1
+    mask = mask_of(depth, cloud=600)
+    assert not mask[9:12, 12:15].any()
+    assert mask[9:12, 15:18].all()
+
+
 def test_a_block_whose_middle_has_no_depth_is_judged_by_its_first_cell_that_has():
     depth, valid = slope(40, 60), np.zeros((40, 60), bool)
     valid[::2, ::2] = True  # never the middle (1, 1) of a 2 x 2 block
