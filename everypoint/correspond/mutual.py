@@ -12,15 +12,17 @@ Of two frames i < j, at least ``gap`` apart, a cell a of i and a cell b of j mat
 8. rule 5 holds once more, in pixels, among the matches that are left.
 
 Source: Song et al., Track Everything Everywhere Fast and Robustly, ECCV 2024, and the numbers of its program
-OmniTrackFast. Rules 3 and 4 need one frame only, so they are settled once a frame, for all of its cells, and a pair
-compares no cell that they have excluded with any but the few cells of the other frame where it could matter.
+OmniTrackFast. They suit DINOv2; with the encoder of RAFT, whose neighbouring cells differ more, nothing passes rule 4.
+
+Rules 3 and 4 need one frame only, so they are settled once a frame, for all of its cells, and a pair compares no cell
+that they have excluded with any but the few cells of the other frame where it could matter.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 SIMILARITY_BYTES = {"cpu": 2**22, "cuda": 2**28}  # similarities at once: what a core's cache holds, or a GPU with ease
 BLOCK_BYTES = 2**28  # features of source frames at once
+LEAST_TRUSTED = 0.01  # share of cells below which the thresholds hardly suit the features
 WINDOW_BEFORE, WINDOW_AFTER = 5, 4  # rule 4: cells x - 5 to x + 4, which is not centred, as published
 
 
@@ -216,6 +219,7 @@ class MutualSource:
         grid, gap = video.features.shape[1:3], self._options.gap
         pairs = pairs_apart(len(video.features), gap, self._options.stride)
         marks = {t: self._marks(video, t) for t in sorted({frame for pair in pairs for frame in pair})}
+        _log_trusted(marks, video.meta.name)
         near = self._near(grid, video.meta.size)
         parts = []
         with Progress(len(pairs), "mutual nearest neighbours", unit="pairs", logger=logger) as progress:
@@ -273,6 +277,15 @@ def _filtered(
     inside = torch.stack([mark.inside for mark in marks])
     found = found.only(inside[found.source, found.first] & other.inside[found.second])
     return found.only(supported(found, len(marks), grid, near[1]))
+
+
+def _log_trusted(marks: Mapping[int, Marks], name: str) -> None:
+    """Say which share of the cells may match at all: thresholds that do not suit the features show here."""
+    if marks:
+        share = float(torch.stack([mark.trusted for mark in marks.values()]).float().mean())
+        level = logging.INFO if share > LEAST_TRUSTED else logging.WARNING
+        message = "%s: %.1f %% of the cells pass lookalikes and local_range, whose defaults suit DINOv2"
+        logger.log(level, message, name, 100 * share)
 
 
 def _check(video: SparseVideo) -> None:

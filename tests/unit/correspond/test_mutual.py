@@ -415,6 +415,14 @@ def test_features_must_be_there_and_fit():
         source_of(LENIENT).rows(video_of(features, depth_mask=np.ones((1, 4, 4), bool)), 0)
 
 
+@pytest.mark.parametrize(("options", "level"), [(LENIENT, "INFO"), (PUBLISHED, "WARNING")])
+def test_thresholds_that_do_not_suit_the_features_are_told(options, level, caplog):
+    with caplog.at_level("INFO", logger=mutual.__name__):
+        rows_of(unrelated(), options)
+    told = [record for record in caplog.records if "local_range" in record.message]
+    assert [record.levelname for record in told] == [level]
+
+
 def test_found_by_name_and_described():
     preset = Preset.model_validate(
         {"description": "d", "tracker": "optimize", "sparse": {"mutual": {"similarity": 0.7}}}
