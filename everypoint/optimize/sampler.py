@@ -14,9 +14,9 @@ from torch import Tensor
 
 from everypoint.artifacts.matches import OCCLUDED, Matches
 from everypoint.config.options import SamplerOptions
+from everypoint.optimize.draws import held_out, mix
 
 ERROR_MEMORY = 0.7  # weight of the past in the running mean of a match's error
-_GOLDEN = 2654435761  # Knuth's multiplier: spreads row numbers evenly, so that the held-out rows are a fixed sample
 
 
 class Batch(NamedTuple):
@@ -57,8 +57,7 @@ class MatchSampler:
         self.xy_i = torch.from_numpy(matches.xy_i).to(device)
         self.xy_j = torch.from_numpy(matches.xy_j).to(device)
         self.occluded = torch.from_numpy((matches.flags & OCCLUDED) > 0).to(device)
-        rows = np.arange(len(matches), dtype=np.uint64)
-        held = (rows * _GOLDEN % 2**32) < holdout * 2**32
+        held = held_out(len(matches), holdout)
         gap = np.abs(matches.pairs[:, 0] - matches.pairs[:, 1])[matches.rows_pair]
         self.held_out = torch.from_numpy(np.flatnonzero(held)).to(device)
         self.all_rows = torch.from_numpy(np.flatnonzero(~held)).to(device)
@@ -71,7 +70,7 @@ class MatchSampler:
 
     def draw(self, step: int) -> Batch:
         """The batch of a step."""
-        generator = torch.Generator(self.device).manual_seed(_mix(self.seed, step))
+        generator = torch.Generator(self.device).manual_seed(mix(self.seed, step))
         adjacent, motion, hard, _ = self._parts
         uniform = torch.rand(sum(self._parts), generator=generator, device=self.device, dtype=torch.float64)
         u_adjacent, u_motion, u_hard, u_even = uniform.split(self._parts)
@@ -130,11 +129,3 @@ def _pick(rows: Tensor, uniform: Tensor) -> Tensor:
 def _invert(table: Tensor, uniform: Tensor) -> Tensor:
     """Rows by inverse distribution; right=True skips rows of zero weight."""
     return torch.searchsorted(table, uniform, right=True).clamp_(max=len(table) - 1)
-
-
-def _mix(seed: int, step: int) -> int:
-    """A 63-bit seed from (seed, step), different for neighbours (splitmix64's finaliser)."""
-    value = (seed * 0x9E3779B97F4A7C15 + step + 1) % 2**64
-    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-    value = (value ^ (value >> 27)) * 0x94D049BB133111EB % 2**64
-    return (value ^ (value >> 31)) >> 1
