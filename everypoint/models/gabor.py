@@ -1,0 +1,99 @@
+"""GaborNet: a multiplicative filter network, OmniMotion's net for frame codes and for the canonical field.
+
+Source: Fathony et al., Multiplicative Filter Networks, ICLR 2021, in the form of OmniMotion (Wang et al., ICCV 2023).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FREQUENCY_SCALE = 256.0
+
+
+def drawn_linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
+    """A linear layer with torch's default initial values, drawn from ``generator`` alone."""
+    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    bound = inputs**-0.5
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.uniform_(-bound, bound, generator=generator)
+    return layer
+
+
+class GaborFilter(nn.Module):
+    """g(x) = sin(W x + b) exp(-gamma |x - mu|^2 / 2), one W row, b, gamma and centre mu for each of the outputs.
+
+    Args:
+        inputs, outputs: widths.
+        shape: shape parameter of the Gamma distribution that the initial gamma are drawn from (rate 1).
+        scale: factor of the initial W beside sqrt(gamma).
+    """
+
+    def __init__(self, inputs: int, outputs: int, shape: float, scale: float, generator: torch.Generator) -> None:
+        super().__init__()
+        gamma = _gamma_draws(outputs, shape, generator)
+        weight = _uniform((outputs, inputs), inputs**-0.5, generator)
+        self.weight = nn.Parameter(weight * scale * gamma.sqrt()[:, None])
+        self.bias = nn.Parameter(_uniform((outputs,), math.pi, generator))
+        self.mu = nn.Parameter(_uniform((outputs, inputs), 1.0, generator))
+        self.gamma = nn.Parameter(gamma)
+
+    def forward(self, x: Tensor, square: Tensor) -> Tensor:
+        """Filter values [..., outputs] at ``x`` [..., inputs]; ``square`` [..., 1] is |x|^2.
+
+        The exponent is linear in (x, |x|^2), so a second matrix product gives it whole.
+        """
+        gamma = self.gamma[:, None]
+        exponent = F.linear(
+            torch.cat([x, square], -1),
+            torch.cat([gamma * self.mu, -0.5 * gamma], -1),
+            -0.5 * self.gamma * self.mu.square().sum(-1),
+        )
+        return F.linear(x, self.weight, self.bias).sin() * exponent.exp()
+
+
+class GaborNet(nn.Module):
+    """z = g_0(x); z = g_k(x) * (A_k z + c_k) for k = 1..layers; output B z + d. No activation at the end.
+
+    Args:
+        inputs, hidden, outputs: widths.
+        layers: multiplications; there are ``layers + 1`` filters.
+        alpha: the gamma are drawn from Gamma(alpha / (layers + 1), rate 1).
+        generator: source of every initial value.
+    """
+
+    def __init__(
+        self, inputs: int, hidden: int, layers: int, outputs: int, alpha: float, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        filters = layers + 1
+        scale = FREQUENCY_SCALE / math.sqrt(filters)
+        self.filters = nn.ModuleList(
+            GaborFilter(inputs, hidden, alpha / filters, scale, generator) for _ in range(filters)
+        )
+        self.linears = nn.ModuleList(drawn_linear(hidden, hidden, generator) for _ in range(layers))
+        self.last = drawn_linear(hidden, outputs, generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs [..., outputs] at ``x`` [..., inputs]."""
+        square = x.square().sum(-1, keepdim=True)
+        z = self.filters[0](x, square)
+        for linear, gabor in zip(self.linears, self.filters[1:], strict=True):
+            z = gabor(x, square) * linear(z)
+        return self.last(z)
+
+
+def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+
+
+def _gamma_draws(count: int, shape: float, generator: torch.Generator) -> Tensor:
+    """Draws [count] of Gamma(shape, rate 1), by inverting its distribution: torch's own sampler takes no generator."""
+    from scipy.special import gammaincinv
+
+    uniform = torch.rand(count, dtype=torch.float64, generator=generator)
+    return torch.from_numpy(gammaincinv(shape, uniform.numpy())).float()
