@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from everypoint.config.options_base import Options
 
@@ -44,6 +44,14 @@ class FieldOptions(Options):
     tiny_cuda_nn: bool = Field(
         False, description="hash: use tiny-cuda-nn where it is installed, instead of the same network in PyTorch."
     )
+
+    @model_validator(mode="after")
+    def _is_a_field(self) -> FieldOptions:
+        if self.network == "hash" and self.encoding != "none":
+            raise ValueError("a hash grid takes the points themselves: encoding must be none")
+        if self.far <= self.near:
+            raise ValueError(f"far ({self.far:g}) must be larger than near ({self.near:g})")
+        return self
 
 
 class RaySamplerOptions(Options):

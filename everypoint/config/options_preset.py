@@ -139,6 +139,12 @@ class ReadoutOptions(Options):
     occlusion_depth: PositiveFloat = Field(
         0.1, description="Model alone: occluded when this much (normalised depth) behind the depth map."
     )
+    opacity: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.99, description="kind field, model alone: occluded when more opacity than this lies in front."
+    )
+    ray_point: Literal["max", "mean"] = Field(
+        "max", description="kind field: a ray is carried by its sample of largest weight, or by the weighted mean."
+    )
     refine_rounds: Annotated[int, Field(ge=0)] = Field(
         2, description="Rounds of refinement by the flows from both directions of time; chain-multi too."
     )

@@ -59,7 +59,7 @@ def track(
 def _optimized(preset: Preset, queries: np.ndarray, inputs: TrackInputs, device: torch.device | str) -> TrackArrays:
     from everypoint.models.files import load_model  # torch is needed for models only
     from everypoint.track.fuse import fuse
-    from everypoint.track.model import model_tracks
+    from everypoint.track.model import proposal
 
     model = load_model(_needed(inputs.model, "the optimised model"), device)
     video = inputs.frames.shape[:3]
@@ -69,12 +69,12 @@ def _optimized(preset: Preset, queries: np.ndarray, inputs: TrackInputs, device:
             f"it has {model.frames} frames of {model.frame_size}, the video {video[0]} of {video[1:]}",
             "delete it and run again",
         )
-    proposal = model_tracks(model, queries, preset.readout.occlusion_depth)
+    proposed = proposal(model, queries, preset.readout)
     if not preset.readout.fuse:
-        return proposal
+        return proposed
     flows = _needed(inputs.flows, "flows")
     evidence = chain_multi_tracks(flows, queries, len(inputs.frames), preset.chain, inputs.features)
-    return fuse(evidence, proposal, flows, queries, preset.chain, preset.readout, inputs.features)
+    return fuse(evidence, proposed, flows, queries, preset.chain, preset.readout, inputs.features)
 
 
 def _needed(value: Value | None, name: str) -> Value:

@@ -1,15 +1,25 @@
-"""Tracks read out of an optimised motion model alone."""
+"""Tracks read out of an optimised model alone, of any kind."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
+from everypoint.config.options import ReadoutOptions
 from everypoint.geometry import inside_index
+from everypoint.models.files import VideoModel
 from everypoint.models.motion import MotionModel
 from everypoint.track.base import TrackArrays, empty_tracks
+from everypoint.track.rays import ray_tracks
 
 POINTS_AT_ONCE = 65536  # queries times 1 frame in one pass; bounds the memory whatever the number of queries
+
+
+def proposal(model: VideoModel, queries: np.ndarray, options: ReadoutOptions) -> TrackArrays:
+    """Carry queries [N, 3] (t, x, y index) into every frame of a model of any kind."""
+    if model.options.kind == "planes":
+        return model_tracks(model, queries, options.occlusion_depth)
+    return ray_tracks(model, queries, options)
 
 
 @torch.no_grad()
