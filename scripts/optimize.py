@@ -10,6 +10,7 @@ job.run(
     optimize.run,
     matches=snakemake.input.matches,
     frames=snakemake.input.frames,
+    depth=snakemake.input.get("depth"),
     preset=preset,
     seed=snakemake.params.seed,
     output=snakemake.output.model,

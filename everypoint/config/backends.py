@@ -24,7 +24,7 @@ BACKENDS = (
     Backend(
         "flow.backend",
         "raft",
-        "RAFT, large or small as the weight file says; OmniMotion's recipe is exhaustive pairs, warm start, 20 iterations.",
+        "RAFT, large or small as the weight file says; OmniMotion: exhaustive pairs, warm start, 20 iterations.",
         "weights raft-things (BSD-3-Clause) or another raft-* asset; no package besides",
         "weights, iterations, warm_start, precision, resolution, upsample_below, batch, lookup, volume_gib, compile",
         "COST-RAFT",
@@ -86,7 +86,7 @@ BACKENDS = (
         "A folder of .npy, .npz or 16-bit .png, one a frame; OmniTrackFast's raw_depth as it is.",
         "such a folder",
         "folder, unit, inverse, outlier_sigma, outlier_neighbours, fov",
-        "COST-DEPTH-FILE",
+        "reading, and 0.25 s a frame for the outliers",
     ),
     Backend(
         "depth.backend",
@@ -94,15 +94,15 @@ BACKENDS = (
         "Depth Anything V2 small: relative depth, one scale a video.",
         "weights depth-anything-v2-small (Apache-2.0); package transformers (Apache-2.0)",
         "weights, outlier_sigma, outlier_neighbours, fov",
-        "COST-DA",
+        "about 3.4 s a frame (one thread)",
     ),
     Backend(
         "depth.backend",
         "zoedepth",
         "ZoeDepth K: metric depth, as OmniTrackFast uses it.",
-        "weights zoedepth-kitti (MIT); package transformers (Apache-2.0)",
+        "weights zoedepth-kitti (MIT) or zoedepth-nyu; package transformers (Apache-2.0)",
         "weights, outlier_sigma, outlier_neighbours, fov",
-        "COST-ZOE",
+        "about 34 s a frame (one thread, estimated); the weights are 1.4 GB",
     ),
     Backend(
         "sparse.sources",

@@ -74,6 +74,10 @@ class RaySamplerOptions(Options):
         0.98, description="Errors above this quantile count as this quantile: the worst matches are wrong ones."
     )
     refresh: PositiveInt = Field(500, description="Steps between updates of the error-weighted tables.")
+    sweep_every: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.2, description="Share of the steps between sweeps that measure matches anew, drawn or not; 0: none."
+    )
+    sweep_rows: Annotated[int, Field(ge=0)] = Field(65536, description="Matches that a sweep measures, in turn.")
     swap: bool = Field(True, description="Swap the two frames of a pair half of the time.")
 
 

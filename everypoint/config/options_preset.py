@@ -114,6 +114,12 @@ class OptimizeOptions(Options):
     learning_rate: PositiveFloat = Field(3e-3, description="Adam's rate for the bijection.")
     depth_learning_rate: PositiveFloat = Field(5e-3, description="Adam's rate for the depth maps.")
     camera_learning_rate: Annotated[float, Field(ge=0)] = Field(1e-5, description="Adam's rate for the camera maps.")
+    code_learning_rate: PositiveFloat = Field(1e-3, description="field, pixels: Adam's rate for the frames' codes.")
+    field_learning_rate: PositiveFloat = Field(3e-4, description="field: Adam's rate for the canonical field.")
+    decay: Literal["cosine", "steps"] = Field(
+        "cosine",
+        description="field, pixels: cosine: warm-up and a cosine; steps: halved after every fifth of the plan.",
+    )
     warmup: Annotated[int, Field(ge=0)] = Field(50, description="Steps of linear warm-up.")
     final_rate: Annotated[float, Field(ge=0, le=1)] = Field(
         0.02, description="Last rate as a share of the first (cosine)."
@@ -125,6 +131,9 @@ class OptimizeOptions(Options):
     losses: LossOptions = LossOptions()
     rays: RaySamplerOptions = RaySamplerOptions()
     ray_losses: RayLossOptions = RayLossOptions()
+    early_stop: PositiveInt | None = Field(
+        None, description="Stop when the held-out error has not improved over so many rows of the log; null: never."
+    )
     log_every: PositiveInt = Field(50, description="Steps between rows of train.jsonl.")
     checkpoint_seconds: PositiveFloat = Field(60.0, description="Seconds between checkpoints.")
     tensorboard: bool = Field(True, description="Write TensorBoard scalars.")

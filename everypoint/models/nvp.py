@@ -26,19 +26,15 @@ from everypoint.models.tcnn import hash_net
 SLOPE = 0.01  # of the leaky rectifiers
 LOG_SCALE_LIMIT = 8.0
 SHIFT_LIMIT = 8.0  # the box of a frame is 2 wide
+ZOOM_LIMIT = 2.0  # the 2-D affine's log scales: up to e^2 as published, at most e^4
 AFFINE_LAYERS = {"small": 2, "large": 8}  # linear layers, the last one included, as published code counts them
 AFFINE_HIDDEN = 256
 
 
-def bounded(shift: Tensor) -> Tensor:
-    """``shift`` itself where |shift| <= 8, smoothly levelling off at +-16 beyond."""
-    inner = shift.clamp(-SHIFT_LIMIT, SHIFT_LIMIT)
-    return inner + SHIFT_LIMIT * ((shift - inner) / SHIFT_LIMIT).tanh()
-
-
-def scale_of(log_scale: Tensor) -> Tensor:
-    """exp(log_scale) in float64, the exponent clamped to [-8, 8]."""
-    return log_scale.clamp(-LOG_SCALE_LIMIT, LOG_SCALE_LIMIT).exp().double()
+def bounded(value: Tensor, limit: float) -> Tensor:
+    """``value`` itself where |value| <= limit, smoothly levelling off at +-2 limit beyond."""
+    inner = value.clamp(-limit, limit)
+    return inner + limit * ((value - inner) / limit).tanh()
 
 
 class FrameParts(NamedTuple):
@@ -160,6 +156,11 @@ class NvpBijection(nn.Module):
         times = self.times
         return self.code_net(torch.cat([times, torch.log1p(times)], -1) if self.code == "hash" else times)
 
+    @property
+    def codes_frozen(self) -> bool:
+        """Whether the codes are a table; known to the host."""
+        return self._frozen
+
     def freeze(self) -> None:
         """From now on the codes are a table, the code net's present values; it takes no further part."""
         with torch.no_grad():
@@ -207,7 +208,8 @@ class NvpBijection(nn.Module):
         changed = self._order[block]
         kept = torch.stack([coordinates[axis] for axis in range(3) if axis != changed], -1)
         log_scale, shift = self.conditioners[block](kept.to(part.dtype), part).unbind(-1)
-        scale, shift = scale_of(log_scale), bounded(shift).double()  # the same numbers in both directions
+        scale = log_scale.clamp(-LOG_SCALE_LIMIT, LOG_SCALE_LIMIT).exp().double()  # one number for both directions
+        shift = bounded(shift, SHIFT_LIMIT).double()
         value = coordinates[changed]
         coordinates[changed] = value * scale + shift if inverse else (value - shift) / scale
 
@@ -216,7 +218,8 @@ class NvpBijection(nn.Module):
         x, y, z = coordinates
         theta, a, tx, b, ty = self.affine(z.to(part.dtype), part).unbind(-1)
         cos, sin = theta.double().cos(), theta.double().sin()  # of one angle: no scaling hides in them
-        scale_x, scale_y, tx, ty = scale_of(a), scale_of(b), bounded(tx).double(), bounded(ty).double()
+        scale_x, scale_y = (bounded(value, ZOOM_LIMIT).exp().double() for value in (a, b))
+        tx, ty = (bounded(value, SHIFT_LIMIT).double() for value in (tx, ty))
         if inverse:
             x, y = (x - tx) / scale_x, (y - ty) / scale_y
             coordinates[:2] = cos * x + sin * y, cos * y - sin * x

@@ -55,7 +55,7 @@ class PixelDepthModel(nn.Module):
     def set_depth(self, maps: Tensor) -> None:
         """Set the depth maps [T, H, W] in the units of the local space (see :func:`normalise_depth`)."""
         with torch.no_grad():
-            self.depth.map.copy_(maps.reshape(-1, 1))
+            self.depth.maps().copy_(maps)
 
     def parts(self) -> FrameParts:
         """What depends on the frame alone; computed once a step or read-out."""

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from everypoint.config.options import OptimizeOptions
 from everypoint.errors import TrainingError
 from everypoint.optimize.checkpoint import Checkpoints
 from everypoint.optimize.progress import Progress
@@ -40,7 +41,7 @@ def train(trainer: Trainer, checkpoints: Checkpoints, progress: Progress) -> Non
         saved = started
         try:
             for step in range(done, options.steps):
-                if options.max_seconds is not None and _seconds(progress.rows) >= options.max_seconds:
+                if _is_enough(options, progress.rows):
                     break
                 _add(sums, trainer.step(step))
                 last = step + 1 == options.steps
@@ -57,6 +58,16 @@ def train(trainer: Trainer, checkpoints: Checkpoints, progress: Progress) -> Non
             _require_finite(trainer, sums, options.steps - 1)
         finally:
             progress.close()
+
+
+def _is_enough(options: OptimizeOptions, rows: list[dict[str, Any]]) -> bool:
+    """Whether the time is up or the held-out error has stopped falling; by the rows alone, for a resume."""
+    if options.max_seconds is not None and _seconds(rows) >= options.max_seconds:
+        return True
+    if options.early_stop is None or len(rows) <= options.early_stop:
+        return False
+    errors = [row["error"] for row in rows]
+    return not min(errors[-options.early_stop :]) < min(errors[: -options.early_stop])
 
 
 def _seconds(rows: list[dict[str, Any]]) -> float:

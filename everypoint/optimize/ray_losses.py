@@ -75,7 +75,7 @@ def distortion(weights: Tensor, depths: Tensor) -> Tensor:
 
     Args:
         weights: [R, K], not negative.
-        depths: [R, K], not decreasing along K.
+        depths: [R, K] or [1, K], not decreasing along K.
     """
     edges = torch.cat([depths, depths[:, -1:]], dim=1)  # [R, K + 1]
     middles = (edges[:, 1:] + edges[:, :-1]) / 2

@@ -5,21 +5,29 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from everypoint import __version__
 from everypoint.artifacts.folder import fingerprint_of, sha256_of
 from everypoint.artifacts.matches import Matches, load_matches
-from everypoint.artifacts.video import load_meta
+from everypoint.artifacts.video import load_frames, load_meta
 from everypoint.config.options import Preset
+from everypoint.depth.run import load_depth
 from everypoint.errors import InputError
-from everypoint.models.files import save_model
+from everypoint.models.files import build_model, save_model
 from everypoint.models.motion import MotionModel
+from everypoint.models.pixels import normalise_depth
 from everypoint.optimize.checkpoint import Checkpoints
+from everypoint.optimize.field_trainer import FieldTrainer
 from everypoint.optimize.loop import train
+from everypoint.optimize.pixels_trainer import PixelsTrainer
 from everypoint.optimize.planes_trainer import PlanesTrainer
 from everypoint.optimize.progress import Progress
+from everypoint.optimize.ramps import scale_of
+from everypoint.optimize.ray_sampler import RaySampler
 from everypoint.optimize.sampler import MatchSampler
+from everypoint.optimize.trainer import Trainer
 from everypoint.optimize.warmstart import depth_from_motion, warm_start
 
 logger = logging.getLogger(__name__)
@@ -27,7 +35,13 @@ LEAST_MATCHES = 64
 
 
 def optimize(
-    matches_path: Path, frames_folder: Path, preset: Preset, out_folder: Path, device: torch.device, seed: int
+    matches_path: Path,
+    frames_folder: Path,
+    preset: Preset,
+    out_folder: Path,
+    device: torch.device,
+    seed: int,
+    depth_path: Path | None = None,
 ) -> None:
     """Write ``model.pt``, ``train.jsonl`` and ``events/`` into ``out_folder``; go on where a killed run stopped.
 
@@ -44,13 +58,16 @@ def optimize(
     fingerprint = fingerprint_of(
         {
             "matches": sha256_of(matches_path),
+            "video": [meta.source_hash, meta.start, meta.stride, meta.frames, meta.size],
+            "depth": sha256_of(depth_path) if depth_path else None,
             "model": preset.model.model_dump(mode="json"),
             "optimize": preset.optimize.model_dump(mode="json", exclude={"checkpoint_seconds", "tensorboard"}),
             "seed": seed,
             "version": __version__,
         }
     )
-    trainer = prepare(matches, preset, device, seed)
+    images = load_frames(frames_folder) if preset.model.kind == "field" else None
+    trainer = prepare(matches, preset, device, seed, images, load_depth(depth_path) if depth_path else None)
     checkpoints = Checkpoints(out_folder / "checkpoints", fingerprint)
     progress = Progress(out_folder, preset.optimize.steps, tensorboard=preset.optimize.tensorboard, title=meta.name)
     train(trainer, checkpoints, progress)
@@ -58,8 +75,48 @@ def optimize(
     checkpoints.clear()
 
 
-def prepare(matches: Matches, preset: Preset, device: torch.device | str, seed: int) -> PlanesTrainer:
-    """Model with its warm start, sampler and optimiser of one video, ready for step 0."""
+def prepare(
+    matches: Matches,
+    preset: Preset,
+    device: torch.device | str,
+    seed: int,
+    images: np.ndarray | None = None,
+    depth: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Trainer:
+    """Model, sampler and optimiser of one video, ready for step 0.
+
+    Args:
+        matches: the table.
+        preset: its ``model.kind`` says which model.
+        device: where all of it lies.
+        seed: of initial values and draws.
+        images: uint8 [T, H, W, 3], whose colours the kind field renders.
+        depth: prior [T, h, w] and mask of the kind pixels; None starts from one depth everywhere.
+    """
+    if preset.model.kind == "planes":
+        return _prepare_planes(matches, preset, device, seed)
+    options = preset.optimize
+    model = build_model(matches.frames, matches.size, preset.model, seed).to(device)
+    sampler = RaySampler(
+        matches,
+        options.rays,
+        seed=seed,
+        steps=options.steps,
+        scale=scale_of(options.steps, options.ray_losses.ramp_steps),
+        holdout=options.holdout,
+        device=device,
+    )
+    if preset.model.kind == "pixels":
+        if depth is not None:
+            model.set_depth(normalise_depth(*depth, model.frame_size, model.near, model.far))
+        return PixelsTrainer(model, sampler, None, options)
+    if images is None:
+        raise ValueError("a model of kind field needs the frames")
+    return FieldTrainer(model, sampler, torch.from_numpy(np.array(images)).to(device), options)
+
+
+def _prepare_planes(matches: Matches, preset: Preset, device: torch.device | str, seed: int) -> PlanesTrainer:
+    """Model with its warm start, sampler and optimiser."""
     start = warm_start(matches, seed)
     model = MotionModel(matches.frames, matches.size, preset.model, seed)
     model.set_camera(start.camera)

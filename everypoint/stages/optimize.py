@@ -14,16 +14,25 @@ THREADS = 1
 
 
 def run(
-    *, matches: str, frames: str, preset: Mapping[str, Any], seed: int, output: str, device: str, threads: int
+    *,
+    matches: str,
+    frames: str,
+    preset: Mapping[str, Any],
+    seed: int,
+    output: str,
+    device: str,
+    threads: int,
+    depth: str | None = None,
 ) -> None:
     """Write ``model.pt``, ``train.jsonl`` and TensorBoard events into the folder of ``output``.
 
     A try that was killed goes on from its last checkpoint. ``threads`` is what the job may use; the result must not
-    depend on it, so the arithmetic always has ``THREADS``.
+    depend on it, so the arithmetic always has ``THREADS``. ``depth`` is the prior that a model starts from.
     """
     from everypoint.optimize.run import optimize
     from everypoint.stages.device import prepare
 
     place = prepare(device, THREADS)
     options = Preset.model_validate(dict(preset))
-    optimize(Path(matches), Path(frames).parent, options, Path(output).parent, place, seed)
+    prior = Path(depth) if depth else None
+    optimize(Path(matches), Path(frames).parent, options, Path(output).parent, place, seed, prior)

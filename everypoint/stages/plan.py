@@ -160,8 +160,9 @@ class Plan(CorrespondencePlan):
 
     def optimize_inputs(self, wildcards: Any) -> dict[str, str]:
         """Inputs of rule optimize."""
-        key = relevant.matches_key(self.presets[wildcards.preset])
-        return {
+        preset = self.presets[wildcards.preset]
+        key = relevant.matches_key(preset)
+        return self.depth_prior(wildcards.video, preset) | {
             "frames": self.path(wildcards.video, "frames/frames.npy"),
             "meta": self.path(wildcards.video, "frames/video.json"),
             "matches": self.path(wildcards.video, f"matches/{key}/matches.npz"),

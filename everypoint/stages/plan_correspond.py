@@ -100,8 +100,15 @@ class CorrespondencePlan(_Videos):
             return None
         return self._place(wildcards.video, options.folder, (".", "raw_depth/depth"))
 
+    def depth_prior(self, video: str, preset: Preset) -> dict[str, str]:
+        """The depth prior that a preset's model starts from; empty where it starts from none."""
+        return self._depth(video, preset) if preset.model.kind == "pixels" else {}
+
     def _depth_mask(self, video: str, preset: Preset) -> dict[str, str]:
-        if not relevant.masks_depth(preset):
+        return self._depth(video, preset) if relevant.masks_depth(preset) else {}
+
+    def _depth(self, video: str, preset: Preset) -> dict[str, str]:
+        if preset.depth.backend == "none":
             return {}
         return {"depth": self.path(video, f"depth/{relevant.depth_key(preset.depth)}/depth.npy")}
 
@@ -190,7 +197,7 @@ class CorrespondencePlan(_Videos):
             logs.append(f"features.{relevant.features_key(preset.features)}")
         if preset.tracker != "optimize":
             return logs
-        if relevant.masks_depth(preset):
+        if relevant.masks_depth(preset) or (preset.model.kind == "pixels" and preset.depth.backend != "none"):
             logs.append(f"depth.{relevant.depth_key(preset.depth)}")
         if "mutual" in preset.sparse.sources:
             logs.append(f"features.{relevant.features_key(preset.sparse.mutual.features)}")

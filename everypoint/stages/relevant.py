@@ -15,6 +15,7 @@ _RUNTIME = {
     "flow": ("batch", "shards", "lookup", "volume_gib", "compile"),
     "optimize": ("checkpoint_seconds", "log_every", "tensorboard"),
 }
+_OF_RAYS = ("rays", "ray_losses", "code_learning_rate", "field_learning_rate", "decay")
 _OF_BACKEND = {  # back-end: the keys of its section that its result depends on, besides the plan of pairs
     "raft": ("weights", "iterations", "warm_start", "precision", "resolution", "upsample_below"),
     "dis": ("quality", "resolution", "upsample_below"),
@@ -93,7 +94,14 @@ def optimize(preset: Preset) -> dict[str, Any]:
     value = {
         key: item for key, item in preset.optimize.model_dump(mode="json").items() if key not in _RUNTIME["optimize"]
     }
-    return _header(preset) | {"model": preset.model.model_dump(mode="json"), "optimize": value}
+    model = preset.model.model_dump(mode="json")
+    if preset.model.kind == "planes":
+        model = {key: item for key, item in model.items() if key not in ("nvp", "field")}
+        value = {key: item for key, item in value.items() if key not in _OF_RAYS}
+    else:
+        model = {key: model[key] for key in ("kind", "nvp", "field")}
+        value = {key: item for key, item in value.items() if key not in ("sampler", "losses", "camera_learning_rate")}
+    return _header(preset) | {"model": model, "optimize": value}
 
 
 def tracks(preset: Preset) -> dict[str, Any]:
