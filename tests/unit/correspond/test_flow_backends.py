@@ -245,14 +245,14 @@ def test_raft_sources_arrive_as_soon_as_they_are_complete():
 
 
 def test_raft_warm_start_goes_outwards_from_the_source():
-    frames, source, targets = shifted_texture(6, (64, 72)), 3, [0, 1, 4, 2, 5]
+    frames, source, targets = shifted_texture(8, (64, 72)), 2, [0, 5, 3, 7, 4, 1]
     warm = raft_session(frames, warm_start=True).flows(source, targets)
     cold = raft_session(frames).flows(source, targets)
     network, session = random_network(small=True)[0], raft_session(frames)
-    images = [session._image(j) for j in range(6)]
+    images = [session._image(j) for j in range(8)]
     code, last = network.encode(images[source]), None
-    for target, before in ((4, None), (5, 4), (2, None), (1, 2), (0, 1)):
-        start = None if before is None else last * ((target - source) / (before - source))
+    for target, before, ratio in ((3, None, 0), (4, 3, 1), (5, 4, 1), (7, 5, 5 / 3), (1, None, 0), (0, 1, 1)):
+        start = None if before is None else last * ratio
         features = FrameCode(network.encode_features(images[target]), None)
         last, flow = network.pair_flows([code], [features], 2, start)
         row = targets.index(target)

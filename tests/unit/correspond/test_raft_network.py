@@ -164,6 +164,7 @@ def test_half_precision_on_a_real_pair(precision, size):
 @pytest.mark.parametrize("lookup", ["volume", "gathered"])
 def test_the_compiled_step_equals_the_plain_one(lookup):
     _, state = random_network(small=True)
+    torch._dynamo.utils.counters.clear()
     plain = RaftNetwork(state, small=True)
     compiled = RaftNetwork(state, small=True, lookup=LOOKUPS[lookup], compiled=True)
     codes = frame_codes(plain, 3)
@@ -171,6 +172,9 @@ def test_the_compiled_step_equals_the_plain_one(lookup):
         wanted, found = (net.pair_flows([codes[source]], [codes[target]], 4) for net in (plain, compiled))
         for ours, theirs in zip(found, wanted, strict=True):
             assert (ours - theirs).abs().max() < EQUAL
+    counters = torch._dynamo.utils.counters
+    assert counters["stats"]["unique_graphs"] == 1  # one graph for all iterations of all calls
+    assert not counters["graph_break"]
 
 
 @pytest.mark.parametrize("small", [False, True])
@@ -204,10 +208,12 @@ def test_a_target_needs_no_context_but_a_source_does():
 
 
 @pytest.mark.slow  # two threads of torch wait for each other where other jobs hold the cores
+@pytest.mark.parametrize("lookup", ["volume", "sampled"])
 @pytest.mark.parametrize("small", [False, True])
-def test_flows_do_not_depend_on_the_number_of_threads(small):
+def test_flows_do_not_depend_on_the_number_of_threads(small, lookup):
     # Shapes as of half a 480p frame: at small ones the library does not split sums among threads anyway.
     network, _ = random_network(small)
+    network.lookup = LookupPlan(lookup)
     first, second = torch.rand(2, 3, 240, 424, generator=torch.Generator().manual_seed(0)) * 2 - 1
     before, flows = torch.get_num_threads(), []
     try:
