@@ -62,7 +62,8 @@ class RaySamplerOptions(Options):
     start_interval: PositiveInt = Field(20, description="Largest gap at the start.")
     grow_every: PositiveInt = Field(2000, description="Steps (of 100,000) after which the largest gap grows by one.")
     adjacent_floor: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5, description="Weight of each adjacent frame before the weights of a window are normalised."
+        0.5,
+        description="Weight that each adjacent frame is set to, the window's own adding up to 1; 0: its own weight.",
     )
     hard_share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5, description="Share of matches drawn in proportion to their accumulated error (the thesis: 1.0)."
