@@ -8,6 +8,8 @@ draws instead of one a row, and another part of the tracks for every pair.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from everypoint.artifacts.matches import MatchRows
@@ -16,7 +18,17 @@ BLOCK = 2**20  # points (frames times tracks) that are looked at together
 PENDING = 2**18  # rows that wait, at least, before the surplus is dropped
 TABLE_BYTES = 22  # of a row in the table: 11 in either direction
 
-_ROW = np.dtype([("key", "u4"), ("pair", "i4"), ("xy_i", "f4", 2), ("xy_j", "f4", 2), ("score", "f4")])
+_PAIR = np.uint64(32)  # a row's place: its pair in the upper 32 bits, its key in the lower
+
+
+class _Rows(NamedTuple):
+    """Rows of any pairs."""
+
+    place: np.ndarray  # uint64 [M], pair and key
+    ends: np.ndarray  # float32 [M, 5], x_i, y_i, x_j, y_j, score
+
+
+_NONE = _Rows(np.empty(0, np.uint64), np.empty((0, 5), np.float32))
 
 
 def rows_a_pair(per_pair: int, budget_mb: float, pairs: int) -> int:
@@ -27,8 +39,8 @@ def rows_a_pair(per_pair: int, budget_mb: float, pairs: int) -> int:
 class PairReservoir:
     """Matches of tracks by pair of frames i < j.
 
-    Memory: the rows that are kept (at most ``capacity``, 28 bytes each), a quarter more that wait, and while they are
-    sorted about as much again.
+    Memory: at most ``capacity`` rows of 28 bytes are kept and a quarter more wait; with what sorting and the final
+    columns need, the peak is about 95 bytes a row of ``capacity`` (460 MiB for 100 frames and 1024 rows a pair).
 
     Args:
         frames: number of frames T.
@@ -49,8 +61,8 @@ class PairReservoir:
         self._random = np.random.Generator(np.random.PCG64([seed, 0]))
         self._turn = _words(np.random.Generator(np.random.PCG64([seed, 1])), pairs)
         self._below = np.full(pairs, 2**32, np.uint64)  # only smaller keys still have a chance
-        self._kept = np.empty(0, _ROW)
-        self._waiting: list[np.ndarray] = []
+        self._kept = _NONE
+        self._waiting: list[_Rows] = []
         self.waiting = 0
 
     def add(self, xy: np.ndarray, score: np.ndarray, sets: np.ndarray, start: int = 0) -> None:
@@ -69,50 +81,60 @@ class PairReservoir:
 
     def _add(self, xy: np.ndarray, score: np.ndarray, sets: np.ndarray, start: int) -> None:
         key = _words(self._random, xy.shape[1])
+        points, scores = np.ascontiguousarray(xy).reshape(-1, 2), np.ascontiguousarray(score).ravel()
         for number, gap in enumerate(self.gaps):
             if gap >= len(xy):
                 break
             pairs = self._first[number] + start + np.arange(len(xy) - gap)
             both = (sets[:-gap] == sets[gap:]) & (sets[:-gap] > 0)  # [t - gap, N]
             keys = key + self._turn[pairs][:, None]  # modulo 2^32
-            i, n = np.nonzero(both & (keys < self._below[pairs][:, None]))
-            if not len(i):
+            here = np.flatnonzero(both & (keys < self._below[pairs][:, None]))
+            if not len(here):
                 continue
-            rows = np.empty(len(i), _ROW)
-            rows["key"], rows["pair"] = keys[i, n], pairs[i]
-            rows["xy_i"], rows["xy_j"] = xy[i, n], xy[i + gap, n]
-            rows["score"] = np.minimum(score[i, n], score[i + gap, n])
+            there = here + gap * xy.shape[1]
+            pair = pairs[here // xy.shape[1]].astype(np.uint64)
+            ends = np.empty((len(here), 5), np.float32)
+            ends[:, :2], ends[:, 2:4] = points[here], points[there]
+            np.minimum(scores[here], scores[there], out=ends[:, 4])
+            rows = _Rows(pair << _PAIR | keys.ravel()[here], ends)
             self._waiting.append(rows)
-            self.waiting += len(rows)
+            self.waiting += len(here)
             if self.waiting >= max(self.capacity // 4, PENDING):
                 self._drop_surplus()
 
     def _drop_surplus(self) -> None:
-        """Keep the ``limit`` smallest keys of every pair; of equal keys the first to come."""
-        rows = np.concatenate([self._kept, *self._waiting])
-        self._waiting, self.waiting = [], 0
-        order = np.lexsort((rows["key"], rows["pair"]))
-        pair = rows["pair"][order]
-        starts = np.flatnonzero(np.diff(pair, prepend=-1))
-        rank = np.arange(len(pair)) - np.repeat(starts, np.diff(starts, append=len(pair)))
-        last = order[rank == self.limit - 1]
-        self._below[rows["pair"][last]] = rows["key"][last]
-        self._kept = rows[order[rank < self.limit]]
+        """Keep the ``limit`` smallest keys of every pair; sorted by pair, then key."""
+        parts = [self._kept, *self._waiting]
+        self._kept, self._waiting, self.waiting = _NONE, [], 0
+        place = np.concatenate([part.place for part in parts])
+        ends = np.concatenate([part.ends for part in parts])
+        parts.clear()
+        order = np.argsort(place)  # two tracks of a pair have the same key once in 2^32 times
+        place, limit = place[order], self.limit
+        pair = (place >> _PAIR).astype(np.int32)
+        stays = np.ones(len(pair), bool)
+        stays[limit:] = pair[limit:] != pair[:-limit]  # fewer than ``limit`` of its pair lie before it
+        full = (
+            np.flatnonzero(stays[limit - 1 :] & (pair[limit - 1 :] == pair[: max(len(pair) - limit + 1, 0)]))
+            + limit
+            - 1
+        )
+        self._below[pair[full]] = place[full] & np.uint64(2**32 - 1)
+        self._kept = _Rows(place[stays], ends[order[stays]])
 
     def rows(self, flags: int) -> MatchRows:
         """The matches that were kept, by gap and first frame, all with the same flags."""
         self._drop_surplus()
-        kept = self._kept
-        number = np.searchsorted(self._first, kept["pair"], side="right") - 1
-        frame_i = (kept["pair"] - self._first[number]).astype(np.int32)
-        gap = (number + self.gaps.start).astype(np.int32)
+        pair, ends = (self._kept.place >> _PAIR).astype(np.int32), self._kept.ends
+        number = (np.searchsorted(self._first, pair, side="right") - 1).astype(np.int32)
+        frame_i = (pair - self._first[number]).astype(np.int32)
         return MatchRows(
             frame_i=frame_i,
-            frame_j=frame_i + gap,
-            xy_i=kept["xy_i"].copy(),
-            xy_j=kept["xy_j"].copy(),
-            score=kept["score"].copy(),
-            flags=np.full(len(kept), flags, np.uint8),
+            frame_j=frame_i + (number + self.gaps.start).astype(np.int32),
+            xy_i=ends[:, :2].copy(),
+            xy_j=ends[:, 2:4].copy(),
+            score=ends[:, 4].copy(),
+            flags=np.full(len(pair), flags, np.uint8),
         )
 
 

@@ -24,9 +24,7 @@ def install_cotracker(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     import cotracker.predictor as predictor
 
     for name in ("cotracker", "cotracker.predictor", "cotracker.motion"):
-        module = sys.modules[name]
-        monkeypatch.delitem(sys.modules, name)
-        monkeypatch.setitem(sys.modules, name, module)  # gone again after the test
+        monkeypatch.setitem(sys.modules, name, sys.modules.pop(name))  # gone again after the test
     return predictor
 
 

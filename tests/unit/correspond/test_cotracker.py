@@ -201,6 +201,26 @@ def test_a_jump_to_another_place_separates_what_lies_before_and_after_it(tmp_pat
     assert (~stays).any()
 
 
+def test_a_way_back_that_is_no_number_confirms_nothing(tmp_path):
+    still = Zoom(6, zoom=1.0, shift=(0.0, 0.0))  # where the position of the end, which stands in for it, would do
+
+    def lost_on_the_way_back(tracks, visibility, queries):
+        """The second pass, back from the ends, is nowhere in the first three frames; it runs on the reversed video."""
+        passes.append(len(passes))
+        if len(passes) == 2:
+            tracks = tracks.clone()
+            tracks[3:] = torch.nan
+        return tracks, visibility
+
+    passes: list[int] = []
+    made = source(tmp_path, query_stride=12)
+    made._runner.predictor.model.fault = lost_on_the_way_back
+    rows = made.rows(seen(still.frames), 0)
+    assert len(passes) == 2
+    assert len(rows) > 0
+    assert rows.frame_i.min() == 3
+
+
 def test_the_check_costs_at_most_the_tracking(tmp_path, zoom):
     plain, checked = source(tmp_path, cycle_check=False), source(tmp_path)
     for each in (plain, checked):
@@ -237,7 +257,7 @@ def test_the_result_depends_on_the_seed_only(tmp_path, zoom):
 
 
 @pytest.mark.parametrize(
-    "size, count, expected", [((48, 64), 8, 48), ((64, 48), 8, 48), ((10, 100), 5, 5), ((4, 4), 1, 1)]
+    "size, count, expected", [((48, 64), 8, 48), ((64, 48), 8, 48), ((10, 100), 5, 5), ((7, 7), 1, 1)]
 )
 def test_query_points_lie_one_in_a_cell(size, count, expected):
     points = query_points(size, count, 0, 8)

@@ -75,6 +75,24 @@ def test_the_inner_network_gives_what_the_predictor_gives(fake, tmp_path, zoom):
     np.testing.assert_array_equal(found.visibility > 0.9, visible[0].numpy())
 
 
+def test_the_inner_network_is_asked_what_the_predictor_asks_it(fake, tmp_path, zoom):
+    """The same frames and points in both passes, the support points on the same frame of the video."""
+    made = runner(tmp_path)
+    asked = []
+
+    def record(tracks, visibility, queries):
+        asked.append(queries.clone())
+        return tracks, visibility
+
+    made.predictor.model.fault = record
+    made.track(zoom.frames, QUERIES)
+    video = torch.from_numpy(zoom.frames).permute(0, 3, 1, 2)[None].float()
+    made.predictor(video, queries=torch.from_numpy(QUERIES)[None], backward_tracking=True)
+    assert len(asked) == 4
+    for ours, theirs in zip(asked[:2], asked[2:]):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
+
+
 def test_scores_of_the_inner_network_and_booleans_of_the_others(fake, tmp_path, zoom):
     frames = zoom.frames.copy()
     frames[5:7, :, :, 2] = 25  # everything looks a little different: vis 0.67, times 0.95 that is 0.64
@@ -260,7 +278,7 @@ def test_a_file_that_would_run_code_never_reaches_the_predictor(fake, tmp_path, 
 
     monkeypatch.setattr(fake, "built", lambda *a, **k: pytest.fail("the predictor opened the file"))
     path = tmp_path / "trap.pth"
-    path.write_bytes(pickle.dumps({"model": Trap()}))
+    path.write_bytes(pickle.dumps({"model": Trap()}, protocol=2))
     with pytest.raises(AssetError):
         CotrackerRunner(CotrackerOptions(weights=str(path))).track(zoom.frames, QUERIES)
     assert not (tmp_path / "sprung").exists()

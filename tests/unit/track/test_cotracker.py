@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,18 @@ def test_a_query_is_visible_whatever_the_threshold_and_the_place(preset, zoom, t
     np.testing.assert_array_equal(found.tracks[2], outside[:, 1:])
 
 
+def test_what_lies_outside_is_not_visible_though_the_network_says_so(preset, zoom, monkeypatch):
+    network = sys.modules["cotracker.predictor"].Network
+    monkeypatch.setattr(network, "fault", lambda self, tracks, visibility, queries: (tracks, 0.99 + 0 * visibility))
+    truth = zoom.truth(QUERIES)
+    found = cotracker_tracks(zoom.frames, QUERIES, preset().cotracker)
+    outside = ~zoom.inside(truth, -0.1)
+    outside[4, 3] = False  # its own frame
+    assert outside.any()
+    assert not found.visible[outside].any()
+    assert (found.confidence[outside] > 0.9).all()
+
+
 def test_no_queries(preset, zoom):
     found = cotracker_tracks(zoom.frames, np.empty((0, 3), np.float32), preset().cotracker)
     assert (found.tracks.shape, found.visible.shape, found.confidence.shape) == ((8, 0, 2), (8, 0), (8, 0))
@@ -80,7 +94,7 @@ def test_the_preset_needs_neither_flows_nor_features():
 
 
 def test_without_the_package_it_is_one_sentence(zoom, monkeypatch, tmp_path):
-    monkeypatch.setitem(__import__("sys").modules, "cotracker", None)
+    monkeypatch.setitem(sys.modules, "cotracker", None)
     chosen = load_preset("cotracker", {"all": {"cotracker": {"weights": str(cotracker_weights(tmp_path / "w.pth"))}}})
     with pytest.raises(MissingPackageError, match="CC-BY-NC 4.0"):
         track(chosen, QUERIES, TrackInputs(zoom.frames), "cpu", 0)
