@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from everypoint.artifacts.flows import encode_flow
+from everypoint.artifacts.flows import decode_flow, encode_flow
 from everypoint.config.options import FlowOptions
 from everypoint.correspond.base import GroupedFlows, flow_backend
 from everypoint.correspond.dis import DisBackend
@@ -18,7 +18,7 @@ from everypoint.correspond.raft_network import FrameCode
 from everypoint.correspond.readback import encode, one_ahead
 from everypoint.correspond.resolution import flow_size
 from everypoint.errors import AssetError, ConfigError
-from tests.shared import ROOT
+from tests.shared import ROOT, shared
 from tests.unit.correspond.scenes import SHIFT, interior, shifted_texture
 from tests.unit.correspond.weights import random_network, things
 
@@ -339,6 +339,23 @@ def test_published_raft_on_frames_smaller_than_its_least_size():
     flow = backend.open(shifted_texture(2, (72, 80))).flows(0, [1])[0]
     assert flow.shape == (72, 80, 2)
     assert np.abs(medians(flow) - SHIFT).max() < 0.3
+
+
+@pytest.mark.slow
+def test_published_raft_on_real_frames_is_one_whatever_its_costs():
+    import cv2
+
+    files = sorted((shared("data/davis480") / "horsejump-high" / "color").glob("*.jpg"))[:5:2]
+    frames = np.stack([cv2.imread(str(file))[120:312, 300:556, ::-1] for file in files])
+    base = {"weights": str(things()), "iterations": 12}
+    plan = {0: [1, 2], 1: [0, 2], 2: [0]}
+    plain = flow_backend(FlowOptions(**base)).open(frames)
+    wanted = {source: plain.flows(source, targets) for source, targets in plan.items()}
+    for change in ({"batch": 3}, {"lookup": "sampled"}, {"volume_gib": 1e-3}, {"precision": "bfloat16"}):
+        found = dict(flow_backend(FlowOptions(**base, **change)).open(frames).group_flows(plan))
+        for source, flows in wanted.items():
+            difference = np.linalg.norm(decode_flow(found[source]) - flows, axis=-1)
+            assert (np.median(difference, axis=(1, 2)) < 0.05).all(), change  # half of an encoded step is 0.016
 
 
 def test_description_names_all_that_the_flows_depend_on():
