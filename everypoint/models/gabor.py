@@ -14,14 +14,18 @@ from torch import Tensor, nn
 FREQUENCY_SCALE = 256.0
 
 
-def drawn_linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
+class DrawnLinear(nn.Linear):
     """A linear layer with torch's default initial values, drawn from ``generator`` alone."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
-    bound = inputs**-0.5
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.uniform_(-bound, bound, generator=generator)
-    return layer
+
+    def __init__(self, inputs: int, outputs: int, generator: torch.Generator) -> None:
+        super().__init__(inputs, outputs)
+        bound = inputs**-0.5
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.uniform_(-bound, bound, generator=generator)
+
+    def reset_parameters(self) -> None:
+        """Nothing: torch's own draws would disturb its global generator."""
 
 
 class GaborFilter(nn.Module):
@@ -75,8 +79,8 @@ class GaborNet(nn.Module):
         self.filters = nn.ModuleList(
             GaborFilter(inputs, hidden, alpha / filters, scale, generator) for _ in range(filters)
         )
-        self.linears = nn.ModuleList(drawn_linear(hidden, hidden, generator) for _ in range(layers))
-        self.last = drawn_linear(hidden, outputs, generator)
+        self.linears = nn.ModuleList(DrawnLinear(hidden, hidden, generator) for _ in range(layers))
+        self.last = DrawnLinear(hidden, outputs, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs [..., outputs] at ``x`` [..., inputs]."""

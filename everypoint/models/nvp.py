@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from everypoint.config.options_field import NvpOptions
 from everypoint.models.encoding import Periodic
-from everypoint.models.gabor import GaborNet, drawn_linear
+from everypoint.models.gabor import DrawnLinear, GaborNet
 from everypoint.models.tcnn import hash_net
 
 SLOPE = 0.01  # of the leaky rectifiers
@@ -56,13 +56,13 @@ class Conditioner(nn.Module):
         code, hidden = options.code_features, options.hidden
         self.code_features = code
         self.encode = Periodic(options.frequencies, scale_pi=True, identity=True)
-        self.point = drawn_linear(self.encode.width(2), hidden, generator)
+        self.point = DrawnLinear(self.encode.width(2), hidden, generator)
         self.project = nn.Sequential(
-            drawn_linear(code, code, generator), nn.LeakyReLU(SLOPE), drawn_linear(code, code, generator)
+            DrawnLinear(code, code, generator), nn.LeakyReLU(SLOPE), DrawnLinear(code, code, generator)
         )
-        self.first = drawn_linear(code + hidden, hidden, generator)  # columns: code, then point
-        self.middle = nn.ModuleList(drawn_linear(hidden, hidden, generator) for _ in range(options.layers - 1))
-        self.last = drawn_linear(hidden, 2, generator)
+        self.first = DrawnLinear(code + hidden, hidden, generator)  # columns: code, then point
+        self.middle = nn.ModuleList(DrawnLinear(hidden, hidden, generator) for _ in range(options.layers - 1))
+        self.last = DrawnLinear(hidden, 2, generator)
 
     def frame_part(self, codes: Tensor) -> Tensor:
         """The code's half of the first layer [T, hidden] from codes [T, C]."""
@@ -96,9 +96,9 @@ class PlanarAffine(nn.Module):
     def __init__(self, layers: int, frequencies: int, generator: torch.Generator) -> None:
         super().__init__()
         self.encode = Periodic(frequencies, scale_pi=True, identity=True)
-        self.first = drawn_linear(1 + self.encode.width(1), AFFINE_HIDDEN, generator)  # columns: t, then z
-        self.middle = nn.ModuleList(drawn_linear(AFFINE_HIDDEN, AFFINE_HIDDEN, generator) for _ in range(layers - 2))
-        self.last = drawn_linear(AFFINE_HIDDEN, 5, generator)
+        self.first = DrawnLinear(1 + self.encode.width(1), AFFINE_HIDDEN, generator)  # columns: t, then z
+        self.middle = nn.ModuleList(DrawnLinear(AFFINE_HIDDEN, AFFINE_HIDDEN, generator) for _ in range(layers - 2))
+        self.last = DrawnLinear(AFFINE_HIDDEN, 5, generator)
 
     def frame_part(self, times: Tensor) -> Tensor:
         """The time's half of the first layer [T, 256] from times [T, 1]."""
