@@ -65,7 +65,7 @@ def run(
     folder = Path(frames).parent
     atomic.sweep_stale(Path(output).parent)
     meta, options = load_meta(folder), Preset.model_validate(dict(preset))
-    place = prepare(device, threads) if options.tracker == "optimize" else without_torch(threads)
+    place = prepare(device, threads) if options.tracker in ("optimize", "cotracker") else without_torch(threads)
     asked = atomic.load_npz(queries)
     inputs = TrackInputs(
         frames=load_frames(folder),

@@ -142,7 +142,7 @@ def test_all_of_them_give_tracks(everything, method):
 
 def test_each_source_adds_its_rows_to_the_table(everything):
     sources = filter_of(everything, "scene")["sources"]
-    assert [name.split("-")[0] for name in sources] == ["flow", "mutual", "xfeat", "cotracker", "tracks"]
+    assert {name.split("-")[0] for name in sources} == {"flow", "mutual", "xfeat", "cotracker", "tracks"}
     assert all(rows > 0 for rows in sources.values()), sources
     table = table_of(everything, "scene")
     assert len(table) == sum(sources.values())
@@ -288,3 +288,31 @@ def test_each_missing_thing_is_one_sentence_and_stops_no_other_video(workspace):
     assert "scene.tracks.npz" in run.output
     assert "Traceback" not in run.output
     assert folder.tracks("scene", "chain").exists()
+
+
+# -------------------------------------------------------------------- networks of full size, random weights
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["depth-anything", "zoedepth"])
+def test_a_depth_network_masks_the_matches(workspace, tmp_path, name):
+    from tests.unit.depth.test_networks import saved
+
+    saved(tmp_path / "depth.safetensors", name)
+    folder = workspace(
+        methods=["cpu"],
+        overrides={
+            "cpu": {
+                **PLAIN,
+                "depth": {"backend": name, "weights": str(tmp_path / "depth.safetensors"), "outlier_sigma": 1.0},
+                "model": SMALL,
+                "optimize": QUICK,
+            }
+        },
+    )
+    add_scene(folder.videos, "scene", frames=2)
+    folder.finished()
+    tracks_are_whole(folder, "scene", "cpu")
+    assert 0.3 < filter_of(folder, "scene")["depth_kept"] < 1
+    (path,) = (folder.results / "scene" / "depth").glob("*/depth.json")
+    assert json.loads(path.read_text())["made_by"]["backend"] == name
