@@ -97,6 +97,8 @@ class RaftSession:
         self._size = tuple(frames.shape[1:3])
         self._flow_size = flow_size(self._size, options)
         self._padding = padding(self._flow_size)
+        left, right, top, bottom = self._padding
+        self._padded_size = self._flow_size[0] + top + bottom, self._flow_size[1] + left + right
         self._cache: OrderedDict[int, Tensor] = OrderedDict()
         self._cache_bytes = cache_bytes
         self._contexts: dict[int, Context] = {}
@@ -117,12 +119,10 @@ class RaftSession:
         return self._options.batch
 
     def call_bytes(self) -> int:
-        """Estimated memory of one network call and of the padded frames' flows that it gives."""
-        left, right, top, bottom = self._padding
-        h, w = self._flow_size[0] + top + bottom, self._flow_size[1] + left + right
-        return (
-            self._network.call_bytes(self.batch, h // 8, w // 8) + self.batch * self._size[0] * self._size[1] * 2 * 10
-        )
+        """Estimated memory of one network call with the flows that it gives, or of encoding, where that is more."""
+        h, w = self._padded_size
+        given = self.batch * self._size[0] * self._size[1] * 2 * 10  # float32, scaled for the encoding, int16
+        return max(self._network.call_bytes(self.batch, h // 8, w // 8) + given, self._network.encode_bytes(h, w))
 
     def group_bytes(self, plan: Mapping[int, Sequence[int]]) -> int:
         """Bytes of the results of a group {source: targets}, all of which may be held at its end."""
@@ -182,7 +182,8 @@ class RaftSession:
     def _start(self, pair: Pair) -> Tensor:
         """The flow [1, 2, h, w] with which a pair begins under a warm start."""
         if pair.before is None:
-            return self._features(pair.source).new_zeros(1, 2, *self._features(pair.source).shape[-2:])
+            h, w = self._padded_size
+            return torch.zeros(1, 2, h // 8, w // 8, device=self._device)
         last = self._last[pair.source, pair.before]
         if abs(pair.target - pair.before) == 1:
             return last

@@ -213,6 +213,11 @@ class RaftNetwork(nn.Module):
         upsampling = 4 * 64 * (2 * 9 + 3) if self.mask_predictor is not None else 4 * 64 * 4
         return int(held + cells * (features + state + max(update, upsampling)))
 
+    def encode_bytes(self, height: int, width: int) -> int:
+        """Estimated peak of encoding one image: five maps of the first block, at half of the size, and the image."""
+        channels = self.feature_encoder.convnormrelu[0].out_channels
+        return height * width * (5 * channels // 4 + 3) * torch.finfo(self.dtype).bits // 8
+
     @property
     def _gathered(self) -> bool:
         """Which look-up without a volume is used: the one whose shapes are known before, except eagerly on the CPU."""

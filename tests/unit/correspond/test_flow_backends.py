@@ -278,6 +278,8 @@ def test_raft_says_how_much_memory_a_call_takes(caplog):
     caplog.set_level("INFO")
     session = raft_session(shifted_texture(2, (120, 200)), batch=2, upsample_below=240)
     assert 1 < session.call_bytes() / session._network.call_bytes(2, 30, 50) < 1.5
+    tiny = raft_session(shifted_texture(2, (8, 8)), lookup="sampled")  # padded to 128 x 128
+    assert tiny.call_bytes() >= tiny._network.encode_bytes(128, 128)
     assert any("RAFT at 400 x 240, 2 pairs a call: about" in line for line in caplog.messages)
     assert session.group_bytes({0: [1], 1: [0]}) == 2 * 120 * 200 * 2 * 2
 

@@ -120,6 +120,17 @@ def test_the_estimate_of_a_call_is_what_its_tensors_take(small, batch, lookup, p
     assert 0.95 * memory.peak < network.call_bytes(batch, 20, 24) < 1.5 * memory.peak
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("small", [False, True])
+def test_the_estimate_of_encoding_is_what_its_tensors_take(small, precision):
+    network = RaftNetwork(random_network(small)[1], small=small, precision=precision)
+    image = torch.rand(3, 128, 160, generator=torch.Generator().manual_seed(0))
+    for encoder in (network.encode_features, network.encode_context):
+        with PeakBytes() as memory:
+            encoder(image)
+        assert 0.99 * memory.peak < network.encode_bytes(128, 160) < 1.3 * memory.peak
+
+
 def test_the_estimate_at_real_sizes():
     network, _ = random_network(small=False)
     assert 0.22e9 < network.call_bytes(1, 60, 107) < 0.32e9  # the volume alone has 0.22 GB
