@@ -6,9 +6,10 @@
 
 OmniMotion's variants first check that both do the same: the literal step (:mod:`published_step`) gets our weights, our
 batch and the same places of the samples along their rays; every weighted loss term and their sum must agree to 1e-4.
-The program fails where they do not. The step is one at which every term has its weight (60,000 of 100,000). In one
-respect the literal step follows ours, so that the losses can be equal: consecutive points are of one pair, where the
-published flattened batch has 7 differences across two pairs, of 2,047.
+The program fails where they do not. The step is one at which every term has its weight (60,000 of 100,000); the weights
+are initial ones with the frames set apart, so that no term is zero or a difference of equal numbers. In one respect the
+literal step follows ours, so that the losses can be equal: consecutive points are of one pair, where the published
+flattened batch has 7 differences across two pairs, of 2,047.
 
 Both steps are then timed in turn, ours with its drawing of the batch and its notes of errors, the literal one on the
 batch it was given. Columns:
@@ -47,6 +48,7 @@ from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 from everypoint.artifacts.matches import CYCLE, OCCLUDED, Matches, MatchRows
 from everypoint.config.presets import load_preset
 from everypoint.match.rows import table_of
+from everypoint.models.nvp import NvpBijection
 from everypoint.models.omnimotion import OmniMotionModel
 from everypoint.optimize import ramps
 from everypoint.optimize.colours import frame_colours
@@ -98,7 +100,18 @@ def trainer_of(variant: str, made: tuple[np.ndarray, Matches], device: str, rays
     name, changes = VARIANTS[variant]
     images, matches = made
     chosen = load_preset(name, {name: {**changes, "optimize": {"rays": dict(rays)}}})
-    return prepare(matches, chosen, device, 0, images)
+    trainer = prepare(matches, chosen, device, 0, images)
+    if isinstance(trainer.model.bijection, NvpBijection):
+        set_apart(trainer.model.bijection)
+    return trainer
+
+
+@torch.no_grad()
+def set_apart(bijection: NvpBijection) -> None:
+    """Let the frames differ as much as those of a video: at the initial weights a point hardly moves between them."""
+    for conditioner in bijection.conditioners:
+        conditioner.first.weight[:, : conditioner.code_features] *= 10
+        conditioner.last.weight *= 4
 
 
 # ------------------------------------------------------------------------------------------------ the same weights
