@@ -85,7 +85,7 @@ class MatchErrors:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         self.error.copy_(state["error"])
-        self.frame_weight = state["frame_weight"].to(self.error.device, copy=True)
+        self.frame_weight = state["frame_weight"].to(self.error.device)
         self._set_weights(state["weight"].to(self.error.device).long())
 
     def _limit(self, seen: Tensor) -> Tensor:

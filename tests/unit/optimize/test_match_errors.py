@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from everypoint.artifacts.matches import Matches
+from everypoint.optimize import match_errors
 from everypoint.optimize.match_errors import ERROR_MEMORY, FLOOR
 from everypoint.optimize.ray_sampler import RaySampler
 from tests.unit.optimize.made import same_state
@@ -131,6 +132,28 @@ def test_rows_never_measured_weigh_as_their_pair_or_as_all():
     np.testing.assert_allclose(weight, expected, atol=6 / 32_000)
     frames = sampled.state()["frame_weight"].numpy() / 2**30
     np.testing.assert_allclose(frames, np.array([2, 6, 3]) / 6 + FLOOR, atol=1e-4)
+
+
+@pytest.mark.parametrize("quantile", [0.1, 0.5, 0.77, 1.0])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_the_clip_is_the_quantile_of_a_spread_sample_of_what_is_measured(monkeypatch, quantile, stride):
+    """Linear between ranks, as numpy's; held-out rows and rows never measured do not count."""
+    matches = video([(0, 1), (1, 0)], 2, rows=15)
+    monkeypatch.setattr(match_errors, "_SAMPLE", 30 // stride)
+    sampled = sampler(matches, hard_start=0.0, hard_share=1.0, hard_quantile=quantile, holdout=0.2)
+    held = sampled.held_out.tolist()
+    error = np.random.default_rng(1).uniform(1, 9, 30)
+    error[held] = 1000.0
+    measured = np.array([row for row in range(30) if row not in (4, 6, 21)])
+    sampled.note_sweep(torch.from_numpy(measured), torch.from_numpy(error[measured]).float())
+    sampled.refresh()
+    counted = np.setdiff1d(measured, held)
+    limit = np.quantile(error[counted[counted % stride == 0]], quantile)
+    expected = (np.minimum(error, limit) / limit + FLOOR)[counted]
+    got = sampled.state()["weight"].numpy() / 32_000
+    np.testing.assert_allclose(got[counted], expected, atol=1e-4)
+    assert (got[held] == 0).all()
+    assert got.max() <= 1 + FLOOR + 1e-4  # the held-out errors are in no mean either
 
 
 def test_before_anything_is_measured_all_rows_and_frames_weigh_the_same():

@@ -107,6 +107,13 @@ def test_pairs_without_rows_are_no_candidates():
     assert counts[:4].max() - counts[:4].min() <= 1  # the others take turns
 
 
+def test_a_pair_with_rows_and_no_count_of_valid_pixels_is_a_rare_candidate():
+    matches = video([(0, 2), (0, 3), (2, 0), (3, 0)], 4)
+    matches.valid_count[:] = [0, 2, 0, 0]
+    first, second, _ = drawn(sampler(matches), range(30))
+    assert agrees(np.bincount(second[first == 0], minlength=4), np.array([0, 0, 1, 2]) / 3)
+
+
 def test_pairs_whose_rows_are_all_held_out_are_no_candidates():
     matches = video(all_pairs(5), 5, rows=1)
     sampled = sampler(matches, holdout=0.5)
