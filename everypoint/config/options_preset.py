@@ -137,6 +137,15 @@ class OptimizeOptions(Options):
     log_every: PositiveInt = Field(50, description="Steps between rows of train.jsonl.")
     checkpoint_seconds: PositiveFloat = Field(60.0, description="Seconds between checkpoints.")
     tensorboard: bool = Field(True, description="Write TensorBoard scalars.")
+    pictures: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.02, description="Share of the time for pictures in TensorBoard: correspondences, depth, colour; 0: none."
+    )
+
+    @model_validator(mode="after")
+    def _stops_by_something(self) -> OptimizeOptions:
+        if self.early_stop is not None and not self.holdout:
+            raise ValueError("early_stop needs held-out matches, and holdout is 0")
+        return self
 
 
 class ReadoutOptions(Options):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from everypoint.config.options import FieldOptions
+from everypoint.models.dense import rays_at_once
 from everypoint.models.encoding import Periodic
 from everypoint.models.gabor import GaborNet
 from everypoint.models.rays import alpha_of, contract
@@ -47,7 +48,11 @@ class CanonicalField(nn.Module):
             self.net = GaborNet(width, options.hidden, options.layers, 4, GABOR_ALPHA, generator)
 
     def forward(self, points: Tensor) -> Sampled:
-        """Colour and opacity at canonical points [..., 3]."""
+        """Colour and opacity at canonical points [R, K, 3]."""
+        pieces = [self._sampled(piece) for piece in points.split(rays_at_once(points))]
+        return Sampled(*map(torch.cat, zip(*pieces, strict=True)))
+
+    def _sampled(self, points: Tensor) -> Sampled:
         points = contract(points)
         if self.kind == "hash":
             raw = self.net((points / 4 + 0.5).reshape(-1, 3)).reshape(*points.shape[:-1], 4)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everypoint.config.options_field import NvpOptions
+from everypoint.models.dense import dense, rays_at_once
 from everypoint.models.encoding import Periodic
 from everypoint.models.gabor import DrawnLinear, GaborNet
 from everypoint.models.tcnn import hash_net
@@ -70,12 +71,11 @@ class Conditioner(nn.Module):
 
     def forward(self, kept: Tensor, part: Tensor) -> Tensor:
         """(s, t) [R, K, 2] from kept coordinates [R, K, 2] and each ray's frame part [R, hidden]."""
-        hidden = F.leaky_relu_(self.point(self.encode(kept)), SLOPE)
-        hidden = F.linear(hidden, self.first.weight[:, self.code_features :])
-        hidden = F.leaky_relu_(hidden.add_(part[:, None]), SLOPE)  # in place: one tensor a layer is kept for backward
+        hidden = dense(self.encode(kept), self.point.weight, self.point.bias, slope=SLOPE)
+        hidden = dense(hidden, self.first.weight[:, self.code_features :], part=part, slope=SLOPE)
         for layer in self.middle:
-            hidden = F.leaky_relu_(layer(hidden), SLOPE)
-        return self.last(hidden)
+            hidden = dense(hidden, layer.weight, layer.bias, slope=SLOPE)
+        return dense(hidden, self.last.weight, self.last.bias)
 
     def reference(self, kept: Tensor, projected: Tensor) -> Tensor:
         """The same as published: (s, t) [N, 2] from kept coordinates [N, 2], the projected code beside each [N, C]."""
@@ -106,11 +106,10 @@ class PlanarAffine(nn.Module):
 
     def forward(self, z: Tensor, part: Tensor) -> Tensor:
         """(theta, a, tx, b, ty) [R, K, 5] from depths [R, K] and each ray's frame part [R, 256]."""
-        hidden = F.linear(self.encode(z[..., None]), self.first.weight[:, 1:])
-        hidden = hidden.add_(part[:, None]).relu_()
+        hidden = dense(self.encode(z[..., None]), self.first.weight[:, 1:], part=part, slope=0.0)
         for layer in self.middle:
-            hidden = layer(hidden).relu_()
-        return self.last(hidden)
+            hidden = dense(hidden, layer.weight, layer.bias, slope=0.0)
+        return dense(hidden, self.last.weight, self.last.bias)
 
 
 class NvpBijection(nn.Module):
@@ -187,6 +186,17 @@ class NvpBijection(nn.Module):
 
     def canonical(self, points: Tensor, frame: Tensor, parts: FrameParts) -> Tensor:
         """Local points [R, K, 3] of the rays' frames [R] -> canonical points float64 [R, K, 3]."""
+        at_once = rays_at_once(points)
+        pieces = zip(points.split(at_once), frame.split(at_once), strict=True)
+        return torch.cat([self._canonical(*piece, parts) for piece in pieces])
+
+    def local(self, points: Tensor, frame: Tensor, parts: FrameParts) -> Tensor:
+        """Canonical points [R, K, 3] -> local points [R, K, 3] of the rays' frames [R], float64."""
+        at_once = rays_at_once(points)
+        pieces = zip(points.split(at_once), frame.split(at_once), strict=True)
+        return torch.cat([self._local(*piece, parts) for piece in pieces])
+
+    def _canonical(self, points: Tensor, frame: Tensor, parts: FrameParts) -> Tensor:
         coordinates = list(points.double().unbind(-1))
         if self.affine is not None:
             self._move_plane(coordinates, parts.affine.index_select(0, frame), inverse=False)
@@ -194,8 +204,7 @@ class NvpBijection(nn.Module):
             self._couple(coordinates, block, parts.blocks[block].index_select(0, frame), inverse=False)
         return torch.stack(coordinates, -1)
 
-    def local(self, points: Tensor, frame: Tensor, parts: FrameParts) -> Tensor:
-        """Canonical points [R, K, 3] -> local points [R, K, 3] of the rays' frames [R], float64."""
+    def _local(self, points: Tensor, frame: Tensor, parts: FrameParts) -> Tensor:
         coordinates = list(points.double().unbind(-1))
         for block in reversed(range(len(self._order))):
             self._couple(coordinates, block, parts.blocks[block].index_select(0, frame), inverse=True)

@@ -47,6 +47,7 @@ def train(trainer: Trainer, checkpoints: Checkpoints, progress: Progress) -> Non
                 last = step + 1 == options.steps
                 if last or (step + 1) % options.log_every == 0:
                     progress.row(_row(trainer, sums, step, spent + time.monotonic() - started))
+                    progress.show(trainer.model, progress.rows[-1])
                     sums = {}
                 if stop.asked or time.monotonic() - saved > options.checkpoint_seconds:
                     _require_finite(trainer, sums, step)

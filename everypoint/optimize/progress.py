@@ -8,9 +8,13 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from everypoint.artifacts import atomic
+from everypoint.optimize.pictures import Pictures
+
+if TYPE_CHECKING:
+    from torch import nn
 
 logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 60.0
@@ -19,9 +23,12 @@ SECONDS_BETWEEN_LINES = 60.0
 class Progress:
     """Collects rows; ``flush`` writes them. Rows come back from a checkpoint, so the file is whole after a resume."""
 
-    def __init__(self, folder: Path, steps: int, *, tensorboard: bool, title: str) -> None:
+    def __init__(
+        self, folder: Path, steps: int, *, tensorboard: bool, title: str, pictures: Pictures | None = None
+    ) -> None:
         self.path, self.steps, self.title = folder / "train.jsonl", steps, title
         self.rows: list[dict[str, Any]] = []
+        self._pictures = pictures
         self._events = folder / "events" if tensorboard else None
         self._writer: Any = None
         self._bar: Any = None
@@ -56,6 +63,13 @@ class Progress:
             left = (self.steps - row["step"]) * pace
             message = "%s: step %d of %d, median error %.2f px, %.0f s left"
             logger.info(message, self.title, row["step"], self.steps, row["error"], left)
+
+    def show(self, model: nn.Module, row: dict[str, Any]) -> None:
+        """Draw pictures of the model beside a row, when TensorBoard is on and they keep their share of the time."""
+        if self._writer is None or self._pictures is None or not self._pictures.due(row["seconds"]):
+            return
+        for name, picture in self._pictures.make(model).items():
+            self._writer.add_image(name, picture, row["step"], dataformats="HWC")
 
     def flush(self) -> None:
         lines = (json.dumps(_without_nan(row), sort_keys=True, allow_nan=False) + "\n" for row in self.rows)

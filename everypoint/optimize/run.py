@@ -21,6 +21,7 @@ from everypoint.models.pixels import normalise_depth
 from everypoint.optimize.checkpoint import Checkpoints
 from everypoint.optimize.field_trainer import FieldTrainer
 from everypoint.optimize.loop import train
+from everypoint.optimize.pictures import Pictures
 from everypoint.optimize.pixels_trainer import PixelsTrainer
 from everypoint.optimize.planes_trainer import PlanesTrainer
 from everypoint.optimize.progress import Progress
@@ -61,7 +62,9 @@ def optimize(
             "video": [meta.source_hash, meta.start, meta.stride, meta.frames, meta.size],
             "depth": sha256_of(depth_path) if depth_path else None,
             "model": preset.model.model_dump(mode="json"),
-            "optimize": preset.optimize.model_dump(mode="json", exclude={"checkpoint_seconds", "tensorboard"}),
+            "optimize": preset.optimize.model_dump(
+                mode="json", exclude={"checkpoint_seconds", "tensorboard", "pictures"}
+            ),
             "seed": seed,
             "version": __version__,
         }
@@ -69,7 +72,13 @@ def optimize(
     images = load_frames(frames_folder) if preset.model.kind == "field" else None
     trainer = prepare(matches, preset, device, seed, images, load_depth(depth_path) if depth_path else None)
     checkpoints = Checkpoints(out_folder / "checkpoints", fingerprint)
-    progress = Progress(out_folder, preset.optimize.steps, tensorboard=preset.optimize.tensorboard, title=meta.name)
+    progress = Progress(
+        out_folder,
+        preset.optimize.steps,
+        tensorboard=preset.optimize.tensorboard,
+        title=meta.name,
+        pictures=Pictures(load_frames(frames_folder), preset.optimize.pictures),
+    )
     train(trainer, checkpoints, progress)
     save_model(out_folder / "model.pt", trainer.model)
     checkpoints.clear()

@@ -13,7 +13,7 @@ from everypoint.config.options import DepthOptions, FeatureOptions, FlowOptions,
 
 _RUNTIME = {
     "flow": ("batch", "shards", "lookup", "volume_gib", "compile"),
-    "optimize": ("checkpoint_seconds", "log_every", "tensorboard"),
+    "optimize": ("checkpoint_seconds", "log_every", "tensorboard", "pictures"),
 }
 _OF_RAYS = ("rays", "ray_losses", "code_learning_rate", "field_learning_rate", "decay")
 _OF_BACKEND = {  # back-end: the keys of its section that its result depends on, besides the plan of pairs
@@ -94,6 +94,8 @@ def optimize(preset: Preset) -> dict[str, Any]:
     value = {
         key: item for key, item in preset.optimize.model_dump(mode="json").items() if key not in _RUNTIME["optimize"]
     }
+    if preset.optimize.early_stop is not None:  # it counts rows of the log
+        value["log_every"] = preset.optimize.log_every
     model = preset.model.model_dump(mode="json")
     if preset.model.kind == "planes":
         model = {key: item for key, item in model.items() if key not in ("nvp", "field")}

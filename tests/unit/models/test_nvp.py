@@ -335,7 +335,9 @@ def test_frozen_codes_stay_and_all_else_is_trained():
     bijection.freeze()
     assert bijection.codes_frozen
     assert torch.equal(mapped(bijection), before)
+    assert all(value.grad is None and not value.requires_grad for value in bijection.code_net.parameters())
     kept = {name: value.clone() for name, value in bijection.named_parameters()}
+    optimiser.step()  # with the gradients of before
     for _ in range(2):  # twice: the table must not carry a graph from one step to the next
         step(bijection, optimiser)
     assert torch.equal(bijection.codes(), codes)

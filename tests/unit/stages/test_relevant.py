@@ -139,12 +139,40 @@ def test_the_walk_depends_on_its_refinement(part, same):
         ({"model": {"blocks": 2}}, False),
         ({"optimize": {"checkpoint_seconds": 3}}, True),
         ({"optimize": {"log_every": 3}}, True),
+        ({"optimize": {"pictures": 0.5}}, True),
+        ({"optimize": {"rays": {"pairs": 2}}}, True),  # of other kinds of model
+        ({"model": {"nvp": {"hidden": 8}}}, True),
         ({"readout": {"occlusion_depth": 0.5}}, True),
     ],
 )
 def test_what_a_model_depends_on_besides_its_matches(part, same):
     cpu = load_preset("cpu")
     assert (relevant.optimize(changed(cpu, **part)) == relevant.optimize(cpu)) == same
+
+
+@pytest.mark.parametrize(
+    ("part", "same"),
+    [
+        ({"model": {"nvp": {"hidden": 8}}}, False),
+        ({"model": {"field": {"samples": 8}}}, False),
+        ({"model": {"plane_channels": 8}}, True),
+        ({"optimize": {"rays": {"pairs": 2}}}, False),
+        ({"optimize": {"ray_losses": {"colour": 0}}}, False),
+        ({"optimize": {"sampler": {"batch": 8}}}, True),
+        ({"optimize": {"losses": {"depth": 8}}}, True),
+        ({"optimize": {"decay": "cosine"}}, False),
+    ],
+)
+def test_what_a_model_of_rays_depends_on(part, same):
+    plain = load_preset("omnimotion")
+    assert (relevant.optimize(load_preset("omnimotion", {"all": part})) == relevant.optimize(plain)) == same
+
+
+def test_with_an_early_stop_the_rows_of_the_log_count():
+    def of(rows):
+        return relevant.optimize(load_preset("cpu", {"all": {"optimize": {"early_stop": 3, "log_every": rows}}}))
+
+    assert of(5) != of(6)
 
 
 @pytest.mark.parametrize(
