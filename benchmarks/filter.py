@@ -95,7 +95,8 @@ def main() -> None:
     float32 = pairs * size[0] * size[1] * 8 / 1e9
     print(
         f"| {given.frames} | {given.size} | {pairs} | {'on' if given.chain else 'off'} | {len(files)} | {stored:.2f} | "
-        f"{float32:.2f} | {memory:.2f} | {seconds:.0f} | {len(table) / pairs:.0f} | {len(table) * ROW_BYTES / 1e6:.0f} |"
+        f"{float32:.2f} | {memory:.2f} | {seconds:.0f} | {len(table) / pairs:.0f} | "
+        f"{len(table) * ROW_BYTES / 1e6:.0f} |"
     )
 
 
