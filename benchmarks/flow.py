@@ -6,7 +6,8 @@
 Each row is a process of its own, one after the other. Frames are a development video of the shared data, any folder of
 pictures (``--frames``), or a rendered scene where there is none. Columns:
 
-* ms a pair: the network call, frames encoded before; the median of the repeats after one call that does not count.
+* ms a pair: the network call, frames encoded before; the median of the repeats after one call that does not count. In
+  brackets the time that the cores spent in it: with one thread that is what a machine without other work would take.
 * ms a frame: encoding, features and context together.
 * pairs/s: the whole way of the flow stage, encoding and copies to the host included, over several frames.
 * peak GiB: of the process beyond what it held before the first call (CPU: resident; CUDA: allocated), and the estimate.
@@ -74,16 +75,17 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds(work: Callable[[], Any], repeats: int, device: torch.device) -> float:
-    """Median time of ``work`` after one run that does not count."""
+def seconds(work: Callable[[], Any], repeats: int, device: torch.device) -> tuple[float, float]:
+    """Median time of ``work`` and of the cores in it, after one run that does not count."""
     taken = []
     for _ in range(repeats + 1):
         wait(device)
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         work()
         wait(device)
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken[1:])
+        taken.append((time.perf_counter() - start, time.process_time() - busy))
+    wall, cores = zip(*taken[1:], strict=True)
+    return statistics.median(wall), statistics.median(cores)
 
 
 def memory(device: torch.device, *, peak: bool) -> int:
@@ -103,8 +105,8 @@ def attainable(dtype: torch.dtype, device: torch.device) -> float:
     maps = maps.contiguous(memory_format=torch.channels_last)
     weight = torch.randn(256, 256, 3, 3, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode(), full_precision():
-        product = 2 * side**3 / seconds(lambda: a @ a, 3, device)
-        convolution = 2 * weight.numel() * maps.numel() / 256 / seconds(lambda: F.conv2d(maps, weight), 3, device)
+        product = 2 * side**3 / seconds(lambda: a @ a, 3, device)[0]
+        convolution = 2 * weight.numel() * maps.numel() / 256 / seconds(lambda: F.conv2d(maps, weight), 3, device)[0]
     return max(product, convolution)
 
 
@@ -120,8 +122,8 @@ def measure(size: tuple[int, int], options: FlowOptions, arguments: argparse.Nam
         images = [session._image(index) for index in (0, 1)]
         codes = [backend.network.encode(image) for image in images]
         given = codes[:1] * options.batch, codes[1:] * options.batch, options.iterations
-        a_call = seconds(lambda: backend.network.pair_flows(*given), arguments.repeats, device)
-        a_frame = seconds(lambda: backend.network.encode(images[0]), arguments.repeats, device)
+        a_call, cores = seconds(lambda: backend.network.pair_flows(*given), arguments.repeats, device)
+        a_frame, _ = seconds(lambda: backend.network.encode(images[0]), arguments.repeats, device)
     peak = memory(device, peak=True) - before
     plan = {source: [j for j in range(5) if j != source] for source in range(arguments.sources)}
     dict(session.group_flows({0: [1]}))  # nothing is made for the first time afterwards
@@ -135,6 +137,7 @@ def measure(size: tuple[int, int], options: FlowOptions, arguments: argparse.Nam
     rate = counted.get_total_flops() / a_call
     return {
         "pair": 1e3 * a_call / options.batch,
+        "cores": 1e3 * cores / options.batch,
         "frame": 1e3 * a_frame,
         "throughput": sum(map(len, plan.values())) / stage,
         "peak": peak / GIB,
@@ -154,7 +157,7 @@ def row(size: str, variant: str, arguments: argparse.Namespace) -> str:
     if done.returncode:
         return f"| {size} | {variant} | failed: {(done.stderr.strip().splitlines() or ['killed'])[-1]} |" + " |" * 5
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    cells = f"{found['pair']:.0f} | {found['frame']:.0f} | {found['throughput']:.2f} | "
+    cells = f"{found['pair']:.0f} ({found['cores']:.0f}) | {found['frame']:.0f} | {found['throughput']:.2f} | "
     cells += f"{found['peak']:.2f} / {found['estimate']:.2f} | {found['rate']:.3f} ({found['share']:.0f} %)"
     return f"| {size} | {variant} | {cells} |"
 
@@ -189,7 +192,7 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     print(f"{time.strftime('%Y-%m-%d')}, {hardware(arguments.device)}, commit {commit.strip()}, ", end="")
     print(f"{arguments.iterations} iterations, {arguments.repeats} repeats\n")
-    print("| size | variant | ms a pair | ms a frame | pairs/s | peak / estimated GiB | TFLOP/s (of attainable) |")
+    print("| size | variant | ms a pair (cores) | ms a frame | pairs/s | peak / estimated GiB | TFLOP/s (attainable) |")
     print("|---|---|---|---|---|---|---|")
     for size in arguments.sizes:
         for variant in arguments.variants:
