@@ -17,6 +17,7 @@ from everypoint.optimize.trainer import all_tensors
 
 HELD_OUT_RAYS = 2048  # matches that measure the held-out error
 RAYS_AT_ONCE = 1024  # of a pass without gradients
+SWEEP_COST = 4  # a sweep measures at most this part of the matches that were drawn since the last one
 
 
 class RayTrainer:
@@ -118,7 +119,8 @@ class RayTrainer:
         every = ramps.step_of(options.sweep_every, self.options.steps)
         if not (options.hard_share and every and options.sweep_rows) or (step + 1) % every:
             return
-        parts = max(1, -(-len(self.sampler.all_rows) // options.sweep_rows))
+        limit = min(options.sweep_rows, max(1, int(every * options.pairs * options.points / SWEEP_COST)))
+        parts = max(1, -(-len(self.sampler.all_rows) // limit))
         rows = self.sampler.sweep_rows((step + 1) // every % parts, parts)
         self.sampler.note_sweep(rows, self._errors(rows))
         self.sampler.refresh()

@@ -178,14 +178,25 @@ def test_rates_are_halved_after_every_fifth():
     assert np.allclose(rates, [base, base, base / 2, base / 4, base / 16])
 
 
-def test_a_sweep_measures_rows_that_were_not_drawn():
+def test_a_sweep_measures_rows_that_were_not_drawn(monkeypatch):
     made = trainer(rays={"sweep_every": 0.25, "sweep_rows": 100000})
+    monkeypatch.setattr("everypoint.optimize.ray_trainer.SWEEP_COST", 1e-3)  # all of them
     for step in range(4):
         made.step(step)
     rows = made.sampler.all_rows
     assert (made.sampler._errors.error[rows] < 0).any()
     made.step(4)
     assert (made.sampler._errors.error[rows] >= 0).all()
+
+
+def test_a_sweep_costs_less_than_what_was_drawn():
+    made, swept = trainer(rays={"sweep_every": 0.25, "sweep_rows": 100000}), []
+    made._errors = lambda rows: (swept.append(len(rows)), torch.zeros(len(rows)))[1]
+    for step in range(10):
+        made.step(step)
+    drawn = 5 * RAYS["pairs"] * RAYS["points"]  # between two sweeps
+    assert len(swept) == 2
+    assert all(rows <= drawn // 4 + 1 for rows in swept)
 
 
 def test_without_mining_there_is_no_sweep():
