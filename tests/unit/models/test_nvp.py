@@ -10,7 +10,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from everypoint.config.options_field import NvpOptions
-from everypoint.models.dense import rays_at_once
 from everypoint.models.nvp import NvpBijection, PlanarAffine, bounded
 
 FRAMES, RAYS, SAMPLES = 10, 64, 16
@@ -113,18 +112,17 @@ def test_is_the_published_map_in_float32(affine):
     bijection, points, frame = made(affine=affine, **SMALL), box_points(150), frames_of(150)
     exact = copy.deepcopy(bijection).double()
     parts = bijection.frame_parts()
-    assert len(points) > rays_at_once(points)
     canonical = bijection.canonical(points, frame, parts)
     local = bijection.local(canonical, (frame + 3) % FRAMES, parts)
     expected = published(exact, points.double(), frame)
     expected_local = published(exact, expected, (frame + 3) % FRAMES, inverse=True)
     torch.testing.assert_close(canonical, expected, rtol=0, atol=1e-4)
     torch.testing.assert_close(local, expected_local, rtol=0, atol=1e-4)
-    local.square().mean().backward()
-    expected_local.square().mean().backward()
+    (local.square().mean() + canonical.sin().mean()).backward()
+    (expected_local.square().mean() + expected.sin().mean()).backward()
     for (name, value), reference in zip(bijection.named_parameters(), exact.parameters(), strict=True):
         difference = (value.grad - reference.grad).norm() / reference.grad.norm()
-        assert difference < 0.1, name  # float32 of the plain published form: up to 0.08, in the first filter's phases
+        assert difference < 0.01, name  # 0.005 is one unit on the other side of its kink; the plain form has it too
 
 
 def test_published_numbers_of_parameters():
