@@ -27,7 +27,7 @@ BACKENDS = (
         "RAFT, large or small as the weight file says; OmniMotion: exhaustive pairs, warm start, 20 iterations.",
         "weights raft-things (BSD-3-Clause) or another raft-* asset; no package besides",
         "weights, iterations, warm_start, precision, resolution, upsample_below, batch, lookup, volume_gib, compile",
-        "COST-RAFT",
+        "2.5 s a pair at 12 iterations (one thread), 0.4 GiB; 1080p about 16 s, 1.7 GiB",
     ),
     Backend(
         "flow.backend",
