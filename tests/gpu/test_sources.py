@@ -96,4 +96,4 @@ def test_training_on_cuda_makes_the_error_fall(tmp_path, kind):
     )
     made = run.prepare(matches, chosen, "cuda", 0, images, depth if kind == "pixels" else None)
     before = made.held_out_error()
-    assert rays.trained(made, tmp_path, 200)[-1]["error"] < 0.25 * before
+    assert rays.trained(made, tmp_path, 200)[-1]["error"] < 0.6 * before
