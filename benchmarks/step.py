@@ -25,7 +25,7 @@ batch it was given. Columns:
 from __future__ import annotations
 
 import argparse
-import contextlib
+import ctypes
 import gc
 import math
 import os
@@ -219,6 +219,7 @@ def start_of_peak(device: str) -> int:
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
+    ctypes.CDLL(None).malloc_trim(0)  # what the allocator kept of the step before would be counted as in use
     Path("/proc/self/clear_refs").write_text("5")
     return resident("VmRSS")
 
@@ -234,23 +235,22 @@ def _linear_flop(x: Sequence[int], weight: Sequence[int], *_: object, **__: obje
 
 
 def measure(work: Mapping[str, Callable[[int], object]], device: str, repeats: int) -> dict[str, Measured]:
-    """All programs in turn; the first round counts the arithmetic and is not timed."""
+    """All programs in turn; the first round measures arithmetic and memory and is not timed."""
     measured = {name: Measured() for name in work}
-    for repeat in range(repeats + 1):
+    for name, step in work.items():
+        before, counted = start_of_peak(device), FlopCounterMode(display=False)
+        with counted:
+            step(0)
+        wait(device)
+        measured[name].peak, measured[name].flop = peak_since(device) - before, counted.get_total_flops()
+    for repeat in range(1, repeats + 1):
         for name, step in work.items():
-            found, before = measured[name], start_of_peak(device)
-            counted = FlopCounterMode(display=False) if repeat == 0 else contextlib.nullcontext()
             wait(device)
             wall, processor = time.perf_counter(), time.process_time()
-            with counted:
-                step(repeat)
+            step(repeat)
             wait(device)
-            if repeat == 0:
-                found.flop = counted.get_total_flops()
-                continue
-            found.wall.append(time.perf_counter() - wall)
-            found.processor.append(time.process_time() - processor)
-            found.peak = max(found.peak, peak_since(device) - before)
+            measured[name].wall.append(time.perf_counter() - wall)
+            measured[name].processor.append(time.process_time() - processor)
     return measured
 
 

@@ -2,11 +2,13 @@
 
 In float32 on a CPU the products go through oneDNN, whose kernels use the widest instructions of every processor;
 torch's own go through a library that reaches half of that rate outside of one maker's. Its results are of the same
-precision, and were seen to be equal bits for every number of threads. Everywhere else (CUDA, float64) it is plain torch;
-:func:`plain` is the reference that the fast way is tested against.
+precision, and were seen to be equal bits for every number of threads. Everywhere else (CUDA, float64) it is plain
+torch; :func:`plain` is the reference that the fast way is tested against.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -46,13 +48,12 @@ def plain(
 
 def fast(x: Tensor) -> bool:
     """Whether products of ``x`` go through oneDNN."""
-    return (
-        _PRODUCT is not None and x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.enabled
-    )
+    able = _PRODUCT is not None and torch.backends.mkldnn.enabled
+    return able and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [M, inputs] times weight^T [inputs, outputs] through oneDNN; either may be a transposed view. No gradient."""
+    """Rows x [M, inputs] times weight^T [inputs, outputs] through oneDNN, without gradient; both may be transposed."""
     return _PRODUCT(x, weight, bias, "none", [], "")
 
 
@@ -63,13 +64,26 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     return product(x.t(), grad.t()).t()
 
 
-def rays_at_once(points: Tensor, rows: int = ROWS_AT_ONCE) -> int:
-    """How many of the rays of ``points`` [R, K, ...] to work on at once.
+def rays_at_once(values: Tensor, rows: int = ROWS_AT_ONCE) -> int:
+    """How many of the rays of ``values`` [R, K, ...] a network gets at once.
 
-    On a CPU as many as the cache holds, so that what is done to each value costs no way to the memory; elsewhere all.
+    On a CPU as many as its cache holds the hidden layers of, so that what is done to each value costs no way to the
+    memory; elsewhere all.
     """
-    rays, samples = points.shape[:2]
-    return max(rows // max(samples, 1), 1) if points.device.type == "cpu" else max(rays, 1)
+    rays, samples = values.shape[:2]
+    return max(rows // max(samples, 1) if values.device.type == "cpu" else rays, 1)
+
+
+def by_rays(network: Callable[..., Tensor], *values: Tensor) -> Tensor:
+    """``network`` of values [R, K, ...] (the first) and [R, ...], :func:`rays_at_once` rays after the other.
+
+    No ray may have a say in what becomes of another one.
+    """
+    at_once = rays_at_once(values[0])
+    if len(values[0]) <= at_once:
+        return network(*values)
+    pieces = zip(*(value.split(at_once) for value in values), strict=True)
+    return torch.cat([network(*piece) for piece in pieces])
 
 
 class _Dense(torch.autograd.Function):

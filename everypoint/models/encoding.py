@@ -31,7 +31,9 @@ class Periodic(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Encode ``values`` [..., D] -> [..., width(D)]."""
-        angles = values * math.pi if self.scale_pi else values
-        angles = angles[..., None, :] * self.powers[:, None]  # [..., F, D]
-        waves = torch.stack([angles.sin(), angles.cos()], -2).flatten(-3)
-        return torch.cat([values, waves], -1) if self.identity else waves
+        columns = values.reshape(-1, values.shape[-1]).t().contiguous()  # [D, N]: long rows, whatever D is
+        angles = columns * math.pi if self.scale_pi else columns
+        angles = angles * self.powers[:, None, None]  # [F, D, N]
+        waves = torch.stack([angles.sin(), angles.cos()], 1).flatten(0, 2)
+        encoded = torch.cat([columns, waves]) if self.identity else waves
+        return encoded.t().reshape(*values.shape[:-1], -1)

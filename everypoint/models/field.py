@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from everypoint.config.options import FieldOptions
-from everypoint.models.dense import rays_at_once
+from everypoint.models.dense import by_rays
 from everypoint.models.encoding import Periodic
 from everypoint.models.gabor import GaborNet
 from everypoint.models.rays import alpha_of, contract
@@ -48,17 +48,16 @@ class CanonicalField(nn.Module):
             self.net = GaborNet(width, options.hidden, options.layers, 4, GABOR_ALPHA, generator)
 
     def forward(self, points: Tensor) -> Sampled:
-        """Colour and opacity at canonical points [R, K, 3]."""
-        pieces = [self._sampled(piece) for piece in points.split(rays_at_once(points))]
-        return Sampled(*map(torch.cat, zip(*pieces, strict=True)))
-
-    def _sampled(self, points: Tensor) -> Sampled:
+        """Colour and opacity at canonical points [..., 3]."""
         points = contract(points)
         if self.kind == "hash":
             raw = self.net((points / 4 + 0.5).reshape(-1, 3)).reshape(*points.shape[:-1], 4)
         else:
-            raw = self.net(points if self.encode is None else self.encode(points))
+            raw = by_rays(self._network, points.reshape(-1, 1, 3)).reshape(*points.shape[:-1], 4)
         return Sampled(raw[..., :3].sigmoid(), alpha_of(raw[..., 3]))
+
+    def _network(self, points: Tensor) -> Tensor:
+        return self.net(points if self.encode is None else self.encode(points))
 
 
 def _encoding(name: str) -> Periodic | None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from everypoint.models.dense import dense, fast
 
 FREQUENCY_SCALE = 256.0
 
@@ -46,18 +48,42 @@ class GaborFilter(nn.Module):
         self.mu = nn.Parameter(_uniform((outputs, inputs), 1.0, generator))
         self.gamma = nn.Parameter(gamma)
 
-    def forward(self, x: Tensor, square: Tensor) -> Tensor:
-        """Filter values [..., outputs] at ``x`` [..., inputs]; ``square`` [..., 1] is |x|^2.
+    def forward(self, x: Tensor, square: Tensor, value: Tensor | None = None) -> Tensor:
+        """Filter values [..., outputs] at ``x`` [..., inputs]; ``square`` [..., inputs + 1] is (x, |x|^2).
 
-        The exponent is linear in (x, |x|^2), so a second matrix product gives it whole.
+        The exponent is linear in (x, |x|^2), so a second matrix product gives it whole. ``value`` [..., outputs] is
+        multiplied by the filter.
         """
         gamma = self.gamma[:, None]
-        exponent = F.linear(
-            torch.cat([x, square], -1),
-            torch.cat([gamma * self.mu, -0.5 * gamma], -1),
-            -0.5 * self.gamma * self.mu.square().sum(-1),
-        )
-        return F.linear(x, self.weight, self.bias).sin() * exponent.exp()
+        factors = torch.cat([gamma * self.mu, -0.5 * gamma], -1)
+        exponent = dense(square, factors, -0.5 * self.gamma * self.mu.square().sum(-1))
+        phase = dense(x, self.weight, self.bias)
+        if fast(x):
+            return _Wave.apply(phase, exponent, value)
+        wave = phase.sin() * exponent.exp()
+        return wave if value is None else wave * value
+
+
+class _Wave(torch.autograd.Function):
+    """sin(phase) exp(exponent) value, in few passes: the sine is computed again for the gradient, not kept."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, phase: Tensor, exponent: Tensor, value: Tensor | None
+    ) -> Tensor:
+        envelope = exponent.exp()
+        out = phase.sin().mul_(envelope)
+        ctx.save_for_backward(phase, envelope, value)
+        return out if value is None else out.mul_(value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        phase, envelope, value = ctx.saved_tensors
+        wave = phase.sin().mul_(envelope)
+        of_value = None if value is None else grad * wave
+        grad = grad if value is None else grad * value
+        return phase.cos().mul_(envelope).mul_(grad), wave.mul_(grad), of_value
 
 
 class GaborNet(nn.Module):
@@ -84,11 +110,11 @@ class GaborNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs [..., outputs] at ``x`` [..., inputs]."""
-        square = x.square().sum(-1, keepdim=True)
+        square = torch.cat([x, x.square().sum(-1, keepdim=True)], -1)
         z = self.filters[0](x, square)
         for linear, gabor in zip(self.linears, self.filters[1:], strict=True):
-            z = gabor(x, square) * linear(z)
-        return self.last(z)
+            z = gabor(x, square, dense(z, linear.weight, linear.bias))
+        return dense(z, self.last.weight, self.last.bias)
 
 
 def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everypoint.config.options_field import NvpOptions
-from everypoint.models.dense import dense, rays_at_once
+from everypoint.models.dense import by_rays, dense
 from everypoint.models.encoding import Periodic
 from everypoint.models.gabor import DrawnLinear, GaborNet
 from everypoint.models.tcnn import hash_net
@@ -71,8 +71,12 @@ class Conditioner(nn.Module):
 
     def forward(self, kept: Tensor, part: Tensor) -> Tensor:
         """(s, t) [R, K, 2] from kept coordinates [R, K, 2] and each ray's frame part [R, hidden]."""
+        first = self.first.weight[:, self.code_features :].contiguous()
+        return by_rays(lambda *piece: self._network(*piece, first), kept, part)
+
+    def _network(self, kept: Tensor, part: Tensor, first: Tensor) -> Tensor:
         hidden = dense(self.encode(kept), self.point.weight, self.point.bias, slope=SLOPE)
-        hidden = dense(hidden, self.first.weight[:, self.code_features :], part=part, slope=SLOPE)
+        hidden = dense(hidden, first, part=part, slope=SLOPE)
         for layer in self.middle:
             hidden = dense(hidden, layer.weight, layer.bias, slope=SLOPE)
         return dense(hidden, self.last.weight, self.last.bias)
@@ -106,7 +110,11 @@ class PlanarAffine(nn.Module):
 
     def forward(self, z: Tensor, part: Tensor) -> Tensor:
         """(theta, a, tx, b, ty) [R, K, 5] from depths [R, K] and each ray's frame part [R, 256]."""
-        hidden = dense(self.encode(z[..., None]), self.first.weight[:, 1:], part=part, slope=0.0)
+        first = self.first.weight[:, 1:].contiguous()
+        return by_rays(lambda *piece: self._network(*piece, first), z[..., None], part)
+
+    def _network(self, z: Tensor, part: Tensor, first: Tensor) -> Tensor:
+        hidden = dense(self.encode(z), first, part=part, slope=0.0)
         for layer in self.middle:
             hidden = dense(hidden, layer.weight, layer.bias, slope=0.0)
         return dense(hidden, self.last.weight, self.last.bias)
@@ -186,17 +194,6 @@ class NvpBijection(nn.Module):
 
     def canonical(self, points: Tensor, frame: Tensor, parts: FrameParts) -> Tensor:
         """Local points [R, K, 3] of the rays' frames [R] -> canonical points float64 [R, K, 3]."""
-        at_once = rays_at_once(points)
-        pieces = zip(points.split(at_once), frame.split(at_once), strict=True)
-        return torch.cat([self._canonical(*piece, parts) for piece in pieces])
-
-    def local(self, points: Tensor, frame: Tensor, parts: FrameParts) -> Tensor:
-        """Canonical points [R, K, 3] -> local points [R, K, 3] of the rays' frames [R], float64."""
-        at_once = rays_at_once(points)
-        pieces = zip(points.split(at_once), frame.split(at_once), strict=True)
-        return torch.cat([self._local(*piece, parts) for piece in pieces])
-
-    def _canonical(self, points: Tensor, frame: Tensor, parts: FrameParts) -> Tensor:
         coordinates = list(points.double().unbind(-1))
         if self.affine is not None:
             self._move_plane(coordinates, parts.affine.index_select(0, frame), inverse=False)
@@ -204,7 +201,8 @@ class NvpBijection(nn.Module):
             self._couple(coordinates, block, parts.blocks[block].index_select(0, frame), inverse=False)
         return torch.stack(coordinates, -1)
 
-    def _local(self, points: Tensor, frame: Tensor, parts: FrameParts) -> Tensor:
+    def local(self, points: Tensor, frame: Tensor, parts: FrameParts) -> Tensor:
+        """Canonical points [R, K, 3] -> local points [R, K, 3] of the rays' frames [R], float64."""
         coordinates = list(points.double().unbind(-1))
         for block in reversed(range(len(self._order))):
             self._couple(coordinates, block, parts.blocks[block].index_select(0, frame), inverse=True)
