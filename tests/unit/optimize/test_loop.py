@@ -265,7 +265,8 @@ class Waiting(TorchDispatchMode):
             item is not None and item.dtype in (torch.bool, torch.uint8)
             for item in (args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else ())
         )
-        if by_mask or any(part in name for part in self.NAMES):
+        sized = "repeat_interleave" in name and (kwargs or {}).get("output_size") is not None  # its shape is known
+        if by_mask or (any(part in name for part in self.NAMES) and not sized):
             self.waited.append(name)
         return function(*args, **(kwargs or {}))
 
