@@ -36,8 +36,8 @@ def weights(tmp_path_factory):
     import timm
     import torch
 
-    from everypoint.correspond.xfeat_network import XFeatNetwork
     from tests.unit.correspond.weights import formula_weights
+    from tests.unit.correspond.xfeat_made import formula_weights as formula_weights_of_xfeat
 
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
@@ -47,7 +47,7 @@ def weights(tmp_path_factory):
         "dinov2.pth": timm.create_model(
             "vit_small_patch14_dinov2.lvd142m", pretrained=False, num_classes=0
         ).state_dict(),
-        "xfeat.pt": XFeatNetwork().state_dict(),
+        "xfeat.pt": formula_weights_of_xfeat(),
     }
     for name, state in made.items():
         with atomic.atomic_path(folder / name) as path:
@@ -113,7 +113,7 @@ def everything(workspace, weights):
                         "support_pixels": 1000,
                         "features": {"weights": str(weights / "dinov2.pth")},
                     },
-                    "xfeat": {"weights": str(weights / "xfeat.pt"), "gap": 2, "similarity": -1},
+                    "xfeat": {"weights": str(weights / "xfeat.pt"), "gap": 2, "similarity": 0.2},
                 },
                 "model": SMALL,
                 "optimize": QUICK,
