@@ -123,6 +123,21 @@ def test_a_changed_weight_is_noticed(bench, apart):
     assert losses["total"] > bench.AGREE
 
 
+def test_as_published_consecutive_points_run_across_pairs(bench, apart):
+    """The one respect in which the literal step follows ours: only the terms of differences change, and little."""
+    ours = apart("none")
+    model, _ = bench.literal_of(ours.model)
+    step = step_of(ours)
+    handed = bench.given_of(ours, ours.sampler.draw(step), step)
+    weights = bench.ramps.loss_weights(step, ours.options.steps, ours.options.ray_losses)
+    ours, published = (
+        bench.PublishedStep(model, across_pairs=across).terms(handed, weights) for across in (False, True)
+    )
+    changed = {name for name in ours if not torch.equal(ours[name], published[name])}
+    assert changed == {"colour", "flow_difference"}
+    assert len(bench.PublishedStep(model).consecutive(handed.omega)[0]) == handed.omega.numel() - 1
+
+
 def test_literal_model_has_the_published_parameters(bench):
     made = bench.PublishedModel(5, (8, 8), [0, 1, 2, 2, 1, 0], "large")
     assert sum(parameter.numel() for parameter in made.parameters()) == 2_984_085
