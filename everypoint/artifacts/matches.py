@@ -85,6 +85,10 @@ class MatchRows:
         """The chosen rows: a mask, indices or a slice."""
         return MatchRows(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
 
+    def swapped(self) -> MatchRows:
+        """The same rows in the other direction."""
+        return MatchRows(self.frame_j, self.frame_i, self.xy_j, self.xy_i, self.score, self.flags)
+
     @classmethod
     def join(cls, parts: Sequence[MatchRows]) -> MatchRows:
         """All rows of ``parts``, one after the other."""

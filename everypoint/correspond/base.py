@@ -6,8 +6,6 @@ A back-end is one file of this package, named as in the configuration (``corresp
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -15,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from everypoint.artifacts.video import VideoMeta
+from everypoint.config.lookup import find_backend
 from everypoint.config.options import FlowOptions
-from everypoint.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -94,10 +92,4 @@ class StoredMasks(Protocol):
 
 def flow_backend(options: FlowOptions, device: torch.device | str = "cpu") -> FlowBackend:
     """The back-end that ``options.backend`` names; raises :class:`ConfigError` when there is none."""
-    module = f"{__package__}.{options.backend}"
-    if not options.backend.isidentifier() or importlib.util.find_spec(module) is None:
-        raise ConfigError(f"there is no flow back-end {options.backend!r}", cure="see flow.backend in the reference")
-    backend = getattr(importlib.import_module(module), "BACKEND", None)
-    if backend is None:
-        raise ConfigError(f"{options.backend!r} is not a flow back-end", cure="see flow.backend in the reference")
-    return backend(options, device)
+    return find_backend(__package__, options.backend, "flow", "see flow.backend in the reference")(options, device)

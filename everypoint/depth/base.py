@@ -6,8 +6,6 @@ class with the interface of :class:`DepthBackend`. The file is imported when it 
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from everypoint.artifacts.video import VideoMeta
+from everypoint.config.lookup import find_backend
 from everypoint.config.options import DepthOptions
-from everypoint.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -62,11 +60,4 @@ def depth_backend(options: DepthOptions, device: torch.device | str = "cpu") -> 
     """
     if options.backend == "none":
         return None
-    name = options.backend.replace("-", "_")
-    module = f"{__package__}.{name}"
-    if not name.isidentifier() or importlib.util.find_spec(module) is None:
-        raise ConfigError(f"there is no depth back-end {options.backend!r}", cure="see depth.backend")
-    backend = getattr(importlib.import_module(module), "BACKEND", None)
-    if backend is None:
-        raise ConfigError(f"{options.backend!r} is not a depth back-end", cure="see depth.backend")
-    return backend(options, device)
+    return find_backend(__package__, options.backend, "depth", "see depth.backend")(options, device)

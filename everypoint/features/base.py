@@ -6,8 +6,6 @@ class with the interface of :class:`FeatureBackend`. The file is imported when i
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -15,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from everypoint.artifacts.video import VideoMeta
+from everypoint.config.lookup import find_backend
 from everypoint.config.options import FeatureOptions
-from everypoint.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -66,11 +64,4 @@ def feature_backend(options: FeatureOptions, device: torch.device | str = "cpu")
     """
     if options.backend == "none":
         return None
-    name = options.backend.replace("-", "_")
-    module = f"{__package__}.{name}"
-    if not name.isidentifier() or importlib.util.find_spec(module) is None:
-        raise ConfigError(f"there is no feature back-end {options.backend!r}", cure="see features.backend")
-    backend = getattr(importlib.import_module(module), "BACKEND", None)
-    if backend is None:
-        raise ConfigError(f"{options.backend!r} is not a feature back-end", cure="see features.backend")
-    return backend(options, device)
+    return find_backend(__package__, options.backend, "feature", "see features.backend")(options, device)

@@ -64,9 +64,8 @@ def _walk(video: MatchVideo, i: int, direction: int, wanted: set[int]) -> Iterat
 def _step(video: MatchVideo, i: int, j: int, flow: Tensor, ok: Tensor) -> tuple[Tensor, Tensor]:
     """Add the flow between the adjacent frames i and j at the points reached so far."""
     if not (video.store.has(i, j) and video.store.has(j, i)):
-        return torch.full_like(flow, torch.nan), torch.zeros_like(
-            ok
-        )  # the chain is broken; direct flows may start anew
+        # the chain is broken; direct flows may start anew
+        return torch.full_like(flow, torch.nan), torch.zeros_like(ok)
     points = video.pixels + flow
     moved = flow + sample_index(video.flow(i, j), points)
     return moved, ok & (sample_index(video.adjacent_cycle(i, j), points)[:, 0] > WHOLE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,12 +33,11 @@ def table_of(rows: MatchRows, size: tuple[int, int], frames: int, per_pair: int,
     height, width = size
     inner = [inside_index(xy - BORDER, height - 2 * BORDER, width - 2 * BORDER) for xy in (rows.xy_i, rows.xy_j)]
     rows = rows[inner[0] & inner[1] & (rows.frame_i != rows.frame_j)]
-    swapped = MatchRows(rows.frame_j, rows.frame_i, rows.xy_j, rows.xy_i, rows.score, rows.flags)
+    swapped = rows.swapped()
     lower = MatchRows.join([rows[rows.frame_i < rows.frame_j], swapped[swapped.frame_i < swapped.frame_j]])
     keep, pairs, kept, found = _drawn(lower, frames, per_pair, seed)
     forth = lower[keep]
-    back = MatchRows(forth.frame_j, forth.frame_i, forth.xy_j, forth.xy_i, forth.score, forth.flags)
-    both = MatchRows.join([forth, back])
+    both = MatchRows.join([forth, forth.swapped()])
     order = np.argsort(both.frame_i.astype(np.int64) * frames + both.frame_j, kind="stable")
     both = both[order]
     all_pairs = np.concatenate([pairs, pairs[:, ::-1]])
@@ -123,14 +123,8 @@ def alike_rows(table: Matches, maps: FeatureMaps, threshold: float) -> np.ndarra
 def chosen_rows(table: Matches, keep: np.ndarray) -> Matches:
     """The table with the rows that ``keep`` bool [M] marks; all pairs stay."""
     kept = np.bincount(table.rows_pair[keep], minlength=len(table.pairs))
-    return Matches(
-        pairs=table.pairs,
+    return dataclasses.replace(
+        table,
         offsets=np.concatenate([[0], np.cumsum(kept)]).astype(np.int64),
-        fixed_i=table.fixed_i[keep],
-        fixed_j=table.fixed_j[keep],
-        flags=table.flags[keep],
-        score=table.score[keep],
-        valid_count=table.valid_count,
-        size=table.size,
-        frames=table.frames,
+        **{name: getattr(table, name)[keep] for name in ("fixed_i", "fixed_j", "flags", "score")},
     )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -13,10 +10,10 @@ from everypoint.models.motion import MotionModel
 from everypoint.optimize import losses
 from everypoint.optimize.sampler import Batch, MatchSampler
 from everypoint.optimize.schedule import rate
-from everypoint.optimize.trainer import HELD_OUT_BATCH, all_tensors
+from everypoint.optimize.trainer import HELD_OUT_BATCH, TrainerState
 
 
-class PlanesTrainer:
+class PlanesTrainer(TrainerState):
     """Model with feature planes and depth maps, its optimiser and sampler, with their common state."""
 
     def __init__(self, model: MotionModel, sampler: MatchSampler, options: OptimizeOptions) -> None:
@@ -64,19 +61,3 @@ class PlanesTrainer:
             return float("nan")
         rows = rows[:: max(1, len(rows) // HELD_OUT_BATCH)]
         return float(self.terms(self.sampler.gather(rows))[1].median())
-
-    def tensors(self) -> Iterator[Tensor]:
-        """All floats that the next step depends on."""
-        yield from all_tensors(self.model, self.optimizer, self.sampler.state())
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "sampler": self.sampler.state(),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.sampler.load_state(state["sampler"])

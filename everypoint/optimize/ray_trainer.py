@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +12,14 @@ from everypoint.models.nvp import FrameParts, NvpBijection
 from everypoint.optimize import ramps, ray_losses
 from everypoint.optimize.ray_sampler import RayBatch, RaySampler
 from everypoint.optimize.schedule import rate
-from everypoint.optimize.trainer import all_tensors
+from everypoint.optimize.trainer import TrainerState
 
 HELD_OUT_RAYS = 2048  # matches that measure the held-out error
 RAYS_AT_ONCE = 1024  # of a pass without gradients
 SWEEP_COST = 4  # a sweep measures at most this part of the matches that were drawn since the last one
 
 
-class RayTrainer:
+class RayTrainer(TrainerState):
     """Base of the trainers of a model with OmniMotion's bijection.
 
     Args:
@@ -124,19 +123,3 @@ class RayTrainer:
         rows = self.sampler.sweep_rows((step + 1) // every % parts, parts)
         self.sampler.note_sweep(rows, self._errors(rows))
         self.sampler.refresh()
-
-    def tensors(self) -> Iterator[Tensor]:
-        """All floats that the next step depends on."""
-        return all_tensors(self.model, self.optimizer, self.sampler.state())
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "sampler": self.sampler.state(),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.sampler.load_state(state["sampler"])

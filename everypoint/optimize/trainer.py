@@ -46,3 +46,29 @@ def all_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, others: Mapp
     for moments in optimizer.state_dict()["state"].values():
         yield from moments.values()
     yield from others.values()
+
+
+class TrainerState:
+    """The state of a trainer: that of its model, its optimiser and its sampler."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    sampler: Any
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All floats that the next step depends on."""
+        return all_tensors(self.model, self.optimizer, self.sampler.state())
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs besides the number of steps done."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sampler": self.sampler.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.sampler.load_state(state["sampler"])
