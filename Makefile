@@ -44,7 +44,7 @@ format: $(STAMP) ## Rewrite Python and Snakemake files in the project's style.
 	@$(BIN)/snakefmt Snakefile rules
 
 lock: $(STAMP) ## Write requirements.lock anew from the pins of pyproject.toml; what is locked stays, where it fits.
-	@$(BIN)/uv pip compile -q pyproject.toml --extra depth --extra dev --extra slurm --universal --python-version 3.11 \
+	@$(BIN)/uv pip compile -q pyproject.toml --extra depth --extra dev --extra pips --extra slurm --universal --python-version 3.11 \
 	    --generate-hashes --no-annotate --custom-compile-command "make lock" -o requirements.lock
 
 clean: ## Remove demo/results, demo/videos and caches; results/, videos/, .snakemake and .venv stay.

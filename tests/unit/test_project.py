@@ -19,9 +19,9 @@ from tests.shared import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
-LOCKED_EXTRAS = ("depth", "dev", "slurm")
+LOCKED_EXTRAS = ("depth", "dev", "pips", "slurm")
 # Imported inside one file, with an error that says how to install.
-OPTIONAL = {"rerun", "tinycudann", "cotracker", "transformers"}
+OPTIONAL = {"albumentations", "rerun", "tinycudann", "cotracker", "transformers"}
 MODULES = {  # module -> the package that brings it, where the two differ in name
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
@@ -85,7 +85,7 @@ def test_build_needs_only_what_is_locked():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_environments_have_the_pins_of_the_project(path):
-    wanted = pins([*PROJECT["project"]["dependencies"], *EXTRAS["depth"]])
+    wanted = pins([*PROJECT["project"]["dependencies"], *EXTRAS["depth"], *EXTRAS["pips"]])
     content = yaml.safe_load(path.read_text())
     found = pins(next(item for item in content["dependencies"] if isinstance(item, dict))["pip"])
     assert found == {name: wanted[name] for name in found}
