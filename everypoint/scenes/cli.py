@@ -1,4 +1,4 @@
-"""``everypoint render-scene``: a scene as a folder of images with its annotations beside it."""
+"""``everypoint render-scene`` and the data sets ``render-odyssey`` and ``render-heads``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ NAMES = ("two_planes", "occluder", "parallax", "rotation")  # everypoint.scenes.
 
 
 def register(subparsers: argparse._SubParsersAction) -> None:
-    """Add the command ``render-scene``."""
+    """Add the commands of this room."""
+    _register_data_sets(subparsers)
     parser = subparsers.add_parser(
         "render-scene",
         help="render a scene with exact ground truth",
@@ -28,6 +29,65 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of textures and annotated points (default 0)")
     parser.add_argument("--points", type=int, default=64, help="number of annotated points (default 64)")
     parser.set_defaults(run=run)
+
+
+def _register_data_sets(subparsers: argparse._SubParsersAction) -> None:
+    odyssey = subparsers.add_parser(
+        "render-odyssey",
+        help="render a small data set in PointOdyssey's layout",
+        description="Write OUT/{train,val,test}/SEQUENCE/ with pictures, depth, masks, normals, anno.npz and info.npz. "
+        "Equal arguments give equal files.",
+    )
+    odyssey.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
+    odyssey.add_argument("--sequences", type=int, default=6, help="number of sequences of all splits (default 6)")
+    odyssey.add_argument("--frames", type=int, default=48, help="frames a sequence (default 48)")
+    odyssey.add_argument("--size", default="160x128", metavar="HxW", help="frame size (default 160x128)")
+    odyssey.add_argument("--points", type=int, default=512, help="tracks a sequence (default 512)")
+    odyssey.add_argument("--seed", type=int, default=0, help="seed of the first sequence (default 0)")
+    odyssey.add_argument(
+        "--layout", choices=("v1.2", "v1.0"), default="v1.2", help="annotation layout of this release (default v1.2)"
+    )
+    odyssey.set_defaults(run=run_odyssey)
+
+    heads = subparsers.add_parser(
+        "render-heads",
+        help="render a small data set in the layout of HT21 (CroHD)",
+        description="Write OUT/HT21/train/HT21-01/ ... with img1/ and gt/gt.txt. Equal arguments give equal files.",
+    )
+    heads.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
+    heads.add_argument("--sequences", type=int, default=1, help="number of videos (default 1)")
+    heads.add_argument("--frames", type=int, default=140, help="frames a video (default 140)")
+    heads.add_argument("--size", default="192x320", metavar="HxW", help="frame size (default 192x320)")
+    heads.add_argument("--heads", type=int, default=8, help="heads a video (default 8)")
+    heads.add_argument("--seed", type=int, default=0, help="seed of the first video (default 0)")
+    heads.set_defaults(run=run_heads)
+
+
+def run_odyssey(arguments: argparse.Namespace) -> int:
+    """Render and write the data set. Raises :class:`everypoint.errors.InputError` for impossible arguments."""
+    from everypoint.scenes.odyssey import write_odyssey
+
+    written = write_odyssey(
+        arguments.out,
+        arguments.sequences,
+        arguments.frames,
+        _size(arguments.size),
+        points=arguments.points,
+        seed=_at_least(arguments.seed, 0, "--seed"),
+        layout=arguments.layout,
+    )
+    print(f"{arguments.out}: " + ", ".join(f"{len(names)} {split}" for split, names in written.items()))
+    return 0
+
+
+def run_heads(arguments: argparse.Namespace) -> int:
+    """Render and write the data set. Raises :class:`everypoint.errors.InputError` for impossible arguments."""
+    from everypoint.scenes.heads import write_heads
+
+    seed, size = _at_least(arguments.seed, 0, "--seed"), _size(arguments.size)
+    write_heads(arguments.out, arguments.sequences, arguments.frames, size, heads=arguments.heads, seed=seed)
+    print(f"{arguments.out / 'HT21'}: {arguments.sequences} videos of {arguments.frames} frames")
+    return 0
 
 
 def run(arguments: argparse.Namespace) -> int:
