@@ -16,7 +16,7 @@ import time
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -212,17 +212,37 @@ def save_npz(final: str | os.PathLike[str], *, compressed: bool = False, **array
     write_with(final, lambda file: save(file, **arrays))
 
 
-def load_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """All arrays of an npz, never unpickling; raises :class:`ArtifactError` when missing or damaged.
+def load_npz(path: str | os.PathLike[str], only: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an npz, never unpickling; raises :class:`ArtifactError` when missing or damaged.
 
-    Every member carries a checksum, so damaged values are refused too.
+    Every member carries a checksum, so damaged values are refused too. ``only`` names the members to read; those that
+    are absent or hold Python objects are left out, and the others cost nothing.
     """
-    with _readable(path):
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise ValueError("one array where an npz is expected")
-        with loaded as file:
+    with _readable(path), _opened_npz(path) as file:
+        if only is None:
             return {name: file[name] for name in file.files}
+        return {name: file[name] for name in only if name in file.files and not _header(file, name)[2].hasobject}
+
+
+def npz_shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays of an npz, whose values are not read; raises as :func:`load_npz`."""
+    with _readable(path), _opened_npz(path) as file:
+        return {name: _header(file, name)[0] for name in file.files}
+
+
+def _opened_npz(path: str | os.PathLike[str]) -> np.lib.npyio.NpzFile:
+    loaded = np.load(path, allow_pickle=False)
+    if not isinstance(loaded, np.lib.npyio.NpzFile):
+        raise ValueError("one array where an npz is expected")
+    return loaded
+
+
+def _header(file: np.lib.npyio.NpzFile, name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order and dtype of a member, from its header."""
+    with file.zip.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
+        return read(member)
 
 
 def load_npy(path: str | os.PathLike[str], *, mmap: bool = False) -> np.ndarray:

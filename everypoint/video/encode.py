@@ -30,10 +30,12 @@ def write_mp4(
     size: tuple[int, int] | None = None,
     *,
     crf: int = 20,
+    threads: int | None = None,
 ) -> None:
     """Encode frames uint8 [H, W, 3] RGB, which arrive one by one, to an MP4 under its final name or not at all.
 
-    Odd sizes get their last row or column twice. Equal frames give equal bytes on the same machine.
+    Odd sizes get their last row or column twice. Equal frames give equal bytes on the same machine, and with
+    ``threads`` on every machine that has the same ffmpeg.
 
     Args:
         path: the file, ending in ``.mp4``.
@@ -41,6 +43,7 @@ def write_mp4(
         fps: frames a second.
         size: (H, W) that the frames must have; by default that of the first.
         crf: H.264's quality, 0 (lossless) to 51; about 18 is visually lossless.
+        threads: threads of the encoder, whose number changes the bytes; by default as the machine has processors.
 
     Raises:
         ResourceError: ffmpeg failed or the disk is full; its last message is the reason.
@@ -54,7 +57,7 @@ def write_mp4(
     size = size or first.shape[:2]
     height, width = size[0] + size[0] % 2, size[1] + size[1] % 2
     with atomic_path(path) as temporary:
-        command = _command(temporary, height, width, fps, crf)
+        command = _command(temporary, height, width, fps, crf, threads)
         with Child(command, ENCODE_SECONDS, write=True) as child:
             try:
                 for frame in itertools.chain([first], iterator):
@@ -76,14 +79,15 @@ def _even(frame: np.ndarray, size: tuple[int, int], path: Path) -> np.ndarray:
     return np.ascontiguousarray(frame)
 
 
-def _command(temporary: Path, height: int, width: int, fps: float, crf: int) -> list[str]:
+def _command(temporary: Path, height: int, width: int, fps: float, crf: int, threads: int | None) -> list[str]:
     rate = Fraction(fps).limit_denominator(1001)
     return [
         ffmpeg_path(), "-hide_banner", "-nostdin", "-nostats", "-loglevel", "repeat+level+error", "-y",
         "-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", f"{width}x{height}",
         "-framerate", f"{rate.numerator}/{rate.denominator}", "-i", "pipe:0",
         "-vf", "scale=flags=accurate_rnd+full_chroma_int+bitexact:out_color_matrix=bt709:out_range=tv,format=yuv420p",
-        *_codec(crf), "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv",
+        *_codec(crf), *(["-threads", str(threads)] if threads else []),
+        "-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv",
         "-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1",
         "-movflags", "+faststart", "-f", "mp4", f"file:{os.path.abspath(temporary)}",
     ]  # fmt: skip
