@@ -42,6 +42,20 @@ def replace_pointwise(module: nn.Module) -> None:
             replace_pointwise(child)
 
 
+_PRODUCT = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+
+
+def row_product(x: Tensor, weight: Tensor) -> Tensor:
+    """Rows x [M, inputs] times weight^T [inputs, outputs], both contiguous, without gradient.
+
+    In float32 on a CPU it goes through oneDNN, at twice the rate of torch's own product where that is not tuned for
+    the processor.
+    """
+    if _PRODUCT is None or not torch.backends.mkldnn.enabled or x.device.type != "cpu" or x.dtype != torch.float32:
+        return F.linear(x, weight)
+    return _PRODUCT(x, weight, None, "none", [], "") if x.numel() else F.linear(x, weight)
+
+
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
     """Float32 convolutions on CUDA, not TF32, and the same kernel every time."""

@@ -14,7 +14,6 @@ import numpy as np
 from everypoint import geometry
 from everypoint.artifacts.tracks import Tracks
 from everypoint.errors import InputError
-from everypoint.evaluate.pips import pips_metrics
 from everypoint.evaluate.queries import SampledQueries, sample_queries
 from everypoint.evaluate.tapvid import (
     SCORED_SIZE,
@@ -24,6 +23,7 @@ from everypoint.evaluate.tapvid import (
     tapvid_metrics_per_frame,
     temporal_coherence,
 )
+from everypoint.pips.metrics import pips_metrics
 
 QUERY_TOLERANCE = 0.05  # pixels of the 256x256 frame by which a row's query may differ from the annotation's
 

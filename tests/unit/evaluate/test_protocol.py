@@ -9,7 +9,6 @@ import pytest
 
 from everypoint.artifacts.tracks import Tracks
 from everypoint.errors import InputError
-from everypoint.evaluate.pips import pips_metrics
 from everypoint.evaluate.protocol import (
     evaluate_tracks,
     mean_over_videos,
@@ -19,6 +18,7 @@ from everypoint.evaluate.protocol import (
 )
 from everypoint.evaluate.queries import sample_queries
 from everypoint.evaluate.tapvid import tapvid_metrics, temporal_coherence
+from everypoint.pips.metrics import pips_metrics
 
 SIZE = (480, 854)
 MODES = ("first", "strided")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from everypoint.errors import InputError
-from everypoint.evaluate.pips import pips_metrics
+from everypoint.pips.metrics import pips_metrics
 from tests.shared import shared
 
 THRESHOLDS = (1, 2, 4, 8, 16)
