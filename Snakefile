@@ -31,6 +31,7 @@ include: "rules/frames.smk"
 include: "rules/correspond.smk"
 include: "rules/track.smk"
 include: "rules/report.smk"
+include: "rules/pips.smk"
 
 
 rule all:

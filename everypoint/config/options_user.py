@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from everypoint.config.options_base import Options
+from everypoint.config.options_export import ExportOptions
 
 
 class FramesOptions(Options):
@@ -63,3 +64,9 @@ class ReportOptions(Options):
     max_video_mb: PositiveFloat = Field(
         20.0, description="Overlays above this size are linked from the page, not embedded."
     )
+
+
+class PipsUserOptions(Options):
+    """PIPs++'s own data, training and tests; targets of their own, not part of the tracking of videos."""
+
+    export: ExportOptions = Field(ExportOptions(), description="Clips of PointOdyssey that training reads.")

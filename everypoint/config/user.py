@@ -14,6 +14,7 @@ from everypoint.config.options import (
     QueryOptions,
     ReportOptions,
 )
+from everypoint.config.options_user import PipsUserOptions
 
 
 class VideoOptions(Options):
@@ -46,6 +47,9 @@ class Config(Options):
     evaluate: EvaluateOptions = Field(EvaluateOptions(), description="How tracks are measured against ground truth.")
     overlay: OverlayOptions = Field(OverlayOptions(), description="How overlays are drawn.")
     report: ReportOptions = Field(ReportOptions(), description="What the report holds.")
+    pips: PipsUserOptions = Field(
+        PipsUserOptions(), description="PIPs++'s own data, training and tests: targets of their own (docs/methods.md)."
+    )
     overrides: dict[str, dict[str, Any]] = Field(
         {}, description="Keys of presets that differ, by preset name or under all: {all: {flow: {backend: dis}}}."
     )

@@ -23,6 +23,7 @@ from everypoint.config.user import Config
 from everypoint.errors import ConfigError, InputError
 from everypoint.stages import relevant
 from everypoint.stages.plan_correspond import CorrespondencePlan, listing
+from everypoint.stages.plan_pips import trains
 from everypoint.video.discover import Entry, discover
 
 STAGES = (
@@ -270,7 +271,9 @@ def make_plan(value: Mapping[str, Any], source: str, cache: str | os.PathLike[st
     """
     config = parse_config(value, source)
     presets = {name: load_preset(name, config.overrides, source) for name in config.methods}
-    entries = {entry.name: entry for entry in discover(*_sources(config), _path(cache))}
+    sources = _sources(config)
+    found = discover(*sources, _path(cache)) if any(sources) or not trains(config) else []
+    entries = {entry.name: entry for entry in found}
     for name in config.per_video:
         match = SHOT.match(name)
         if name not in entries and not (match and match["parent"] in entries):
@@ -285,10 +288,12 @@ def _path(value: str | os.PathLike[str] | None) -> Path | None:
 def _sources(config: Config) -> tuple[Path | None, Path | None]:
     """The folder of videos and the TAP-Vid file of a configuration.
 
-    Beside a data set the folder of the default name need not be there. A data set may itself be a folder of image
-    folders (DAVIS 2017), which then is the folder of videos.
+    Beside a data set, or when it is PIPs++ that is trained or tested, the folder of the default name need not be there.
+    A data set may itself be a folder of image folders (DAVIS 2017), which then is the folder of videos.
     """
     videos = _path(os.path.expanduser(config.videos) if config.videos else None)
+    if trains(config) and config.videos == Config.model_fields["videos"].default and not videos.exists():
+        videos = None
     if not config.dataset:
         return videos, None
     if config.videos == Config.model_fields["videos"].default and not videos.exists():

@@ -135,6 +135,8 @@ def run(
 
     ``products`` are the files that the rule waited for, ``RESULTS/<video>/<stage>/...``.
     """
+    if not products:  # the workflow may be there for the training of PIPs++ alone
+        raise InputError("no videos are given", cure="set videos to a folder, or name a target such as pips_export")
     results = Path(page).parent
     atomic.sweep_stale(results)
     made: dict[str, list[str]] = {}
@@ -151,6 +153,8 @@ def partial(plan: Plan) -> None:
     ``summary.json`` goes, so that the rule makes the report again once every video is done. Called by the workflow
     after a failed run; nothing here may hide the failure that brought us here, so nothing is raised.
     """
+    if not plan.entries:
+        return
     results = Path(plan.results)
     (results / "report" / "summary.json").unlink(missing_ok=True)
     try:

@@ -25,7 +25,7 @@ NOISE_VARIANCE = (10.0, 50.0)  # grey values squared: the default of albumentati
 
 
 def augment_colours(frames: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-    """Frames uint8 [H, W, 3] RGB of one size with one draw of the chain applied to all; one clip of five stays as it is.
+    """Frames uint8 [H, W, 3] RGB of one size with one draw of the chain applied to all; it does nothing 1 time in 5.
 
     Raises :class:`MissingPackageError` where albumentations is not installed.
     """

@@ -58,7 +58,9 @@ def read_table(folder: Path) -> np.ndarray:
     try:
         table = atomic.load_npz(folder / TRACKS, ("track_g",)).get("track_g")
     except ArtifactError as error:
-        raise InputError(f"clip {folder} cannot be used", str(error), "export it again") from error
+        raise InputError(
+            f"clip {folder} cannot be used", f"{TRACKS} is missing or damaged", "export it again"
+        ) from error
     if table is None or table.ndim != 3 or table.shape[2] != 4 or table.dtype.kind != "f":
         raise InputError(
             f"clip {folder} cannot be used", f"{TRACKS} has no track_g of shape (S, N, 4)", "export it again"

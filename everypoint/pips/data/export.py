@@ -31,7 +31,7 @@ from everypoint.pips.data.pipeline import REASONS, SampleOptions, draw
 from everypoint.progress import Progress
 
 VERSION = 1  # of what a clip holds: raise it when the same options would give other clips
-INDEX = "index.json"
+INDEX, MADE_WITH = "index.json", ".made_with.json"
 UNREADABLE = "unreadable"
 PAUSE = 0.5  # seconds between looks at a clip that another writer has claimed
 
@@ -97,13 +97,15 @@ def write_index(folder: str | Path, options: ExportOptions, seed: int) -> dict[s
     }
     index = {**depends, "clips": count, "root": str(Path(options.root).absolute()), "name": options.name}
     index["fingerprint"] = fingerprint_of(depends)
-    there = Path(folder) / INDEX
-    if there.exists() and atomic.read_json(there).get("fingerprint") != index["fingerprint"]:
+    # Snakemake removes the outputs of a job that it runs again, so what the clips were made with is noted beside them.
+    there = Path(folder) / MADE_WITH
+    if there.exists() and atomic.read_json(there) != {"fingerprint": index["fingerprint"]}:
         raise InputError(
             f"{folder} holds clips made with other options or from other sequences",
             cure="give pips.export another name, or delete that folder",
         )
-    atomic.write_json(there, index)
+    atomic.write_json(there, {"fingerprint": index["fingerprint"]})
+    atomic.write_json(Path(folder) / INDEX, index)
     return index
 
 

@@ -28,7 +28,7 @@ Frames = list[np.ndarray]
 
 
 def erase(frames: Sequence[np.ndarray], tracks: Tracks, rng: np.random.Generator) -> tuple[Frames, Tracks]:
-    """Paint 1 to 10 rectangles of one frame in five (never the first) in their mean colour; points inside are unseen."""
+    """Paint 1 to 10 rectangles of 1 frame in 5 (never the first) in their mean colour; points inside are unseen."""
     frames, seen = list(frames), tracks.seen.copy()
     height, width = frames[0].shape[:2]
     for s in range(1, len(frames)):
