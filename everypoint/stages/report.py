@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from everypoint import __version__
 from everypoint.artifacts import atomic
 from everypoint.config.options import ReportOptions
-from everypoint.errors import ArtifactError, EverypointError
+from everypoint.errors import ArtifactError, EverypointError, InputError
 from everypoint.stages.job import record_path
 
 if TYPE_CHECKING:
