@@ -3,6 +3,10 @@
 from everypoint.stages import job, tracks
 
 flow = snakemake.input.get("flow", [])
+runtime = snakemake.config["runtime"]
+preset = dict(snakemake.params.preset)
+for section, values in runtime["tracks"].get(snakemake.wildcards.preset, {}).items():
+    preset[section] = {**preset[section], **values}
 job.run(
     snakemake,
     tracks.run,
@@ -11,11 +15,11 @@ job.run(
     flow=[flow] if isinstance(flow, str) else list(flow),
     features=snakemake.input.get("features"),
     model=snakemake.input.get("model"),
-    preset=snakemake.params.preset,
+    preset=preset,
     name=snakemake.wildcards.preset,
     seed=snakemake.params.seed,
     output=snakemake.output.tracks,
     table=snakemake.output.table,
-    device=snakemake.config["runtime"]["device"],
+    device=runtime["device"],
     threads=snakemake.threads,
 )

@@ -67,6 +67,8 @@ def fetch_asset(
     offline = is_offline() if offline is None else offline
     if _sound(item, path, offline):
         return path
+    if item.by_hand:
+        raise AssetError(f"asset {item.name} is not in the cache", "it cannot be fetched", by_hand(item, path))
     if offline:
         raise AssetError(f"asset {item.name} is not in the cache and everypoint is offline", cure=by_hand(item, path))
     _ask_licence(item, accept_licence)
@@ -85,6 +87,8 @@ def is_offline() -> bool:
 
 def by_hand(item: Asset, path: Path) -> str:
     """How to get an asset with and without the command."""
+    if item.by_hand:
+        return f"{item.by_hand}, and put it at {path}"
     accept = " --accept-licence" if item.needs_acceptance else ""
     return (
         f"with a network run `python -m everypoint assets fetch {item.name}{accept}`, or put the file "

@@ -75,13 +75,15 @@ class Asset(_Entry):
     """One file that can be fetched.
 
     ``sha256`` is None where nobody trustworthy states it: then the first download is trusted and remembered. ``file``
-    is its name in the cache, by default the last part of the first source.
+    is its name in the cache, by default the last part of the first source. ``by_hand`` says how a user gets a file that
+    no source gives; then there are no sources.
     """
 
     name: FileName
     kind: Literal["weights", "clip", "dataset"]
     file: FileName = ""
-    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    sources: tuple[Source, ...] = ()
+    by_hand: str | None = None
     sha256: Sha256 | None
     sha256_prefix: Annotated[str, Field(pattern=r"^[0-9a-f]{8,63}$")] | None = None
     bytes: PositiveInt | None
@@ -117,6 +119,10 @@ class Asset(_Entry):
                 plain = parts.scheme == "http" and (self.sha256 or parts.hostname in ("127.0.0.1", "localhost"))
                 if parts.scheme != "https" and not plain:
                     raise ValueError(f"{source.url}: https is needed (http only with a known sha256)")
+        if bool(self.sources) == bool(self.by_hand):
+            raise ValueError("sources must have at least 1 item, or by_hand say how the file is got (not both)")
+        if self.by_hand and not self.file:
+            raise ValueError("a file that is got by hand needs its name in the cache, file")
         if not (self.licence_url or self.note):
             raise ValueError("licence_url or note must say where the licence stands")
         if (self.kind == "dataset") != (self.unpack is not None):

@@ -176,4 +176,12 @@ BACKENDS = (
         "cotracker",
         "not measured: the package could not be installed where this was written",
     ),
+    Backend(
+        "tracker",
+        "pips2",
+        "PIPs++ alone, a baseline; it predicts no visibility, so points are tracked back and compared.",
+        "weights pips2 (MIT), which you get by hand: no address gives the file alone",
+        "pips",
+        "about 40 s for 256 points and 48 frames one way (one thread), the ways back on top; 2 GiB",
+    ),
 )

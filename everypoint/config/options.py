@@ -8,6 +8,7 @@ from __future__ import annotations
 from everypoint.config.options_base import Options
 from everypoint.config.options_dense import DepthOptions, FeatureOptions, FlowOptions, MatchOptions, PairOptions
 from everypoint.config.options_field import FieldOptions, NvpOptions, RayLossOptions, RaySamplerOptions
+from everypoint.config.options_pips import PipsOptions
 from everypoint.config.options_preset import (
     ChainOptions,
     LossOptions,
@@ -45,6 +46,7 @@ __all__ = [
     "Options",
     "OverlayOptions",
     "PairOptions",
+    "PipsOptions",
     "Preset",
     "ProcessedOptions",
     "QueryOptions",

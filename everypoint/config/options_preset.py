@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from everypoint.config.options_base import Options
 from everypoint.config.options_dense import DepthOptions, FeatureOptions, FlowOptions, MatchOptions
 from everypoint.config.options_field import FieldOptions, NvpOptions, RayLossOptions, RaySamplerOptions
+from everypoint.config.options_pips import PipsOptions
 from everypoint.config.options_sparse import CotrackerOptions, SparseOptions
 
 
@@ -179,13 +180,14 @@ class Preset(Options):
     """A named method: what tracks, and from what."""
 
     description: str = Field(description="One sentence for the report and the documentation.")
-    tracker: Literal["chain", "chain-multi", "optimize", "cotracker"] = Field(description="The kind of tracker.")
+    tracker: Literal["chain", "chain-multi", "optimize", "cotracker", "pips2"] = Field(description="The kind of tracker.")
     flow: FlowOptions = FlowOptions()
     features: FeatureOptions = FeatureOptions()
     depth: DepthOptions = DepthOptions()
     matches: MatchOptions = MatchOptions()
     sparse: SparseOptions = SparseOptions()
     cotracker: CotrackerOptions = CotrackerOptions()
+    pips: PipsOptions = PipsOptions()
     chain: ChainOptions = ChainOptions()
     model: ModelOptions = ModelOptions()
     optimize: OptimizeOptions = OptimizeOptions()
@@ -199,12 +201,12 @@ class Preset(Options):
     @property
     def uses_flow(self) -> bool:
         """Whether anything of it reads flows."""
-        return self.flow.backend != "none" and self.tracker != "cotracker"
+        return self.flow.backend != "none" and self.tracker not in ("cotracker", "pips2")
 
     @property
     def uses_features(self) -> bool:
         """Whether anything of it reads the feature maps of ``features``."""
-        if self.features.backend == "none" or self.tracker in ("chain", "cotracker"):
+        if self.features.backend == "none" or self.tracker in ("chain", "cotracker", "pips2"):
             return False
         return self.uses_flow or self.sparse.appearance_threshold is not None
 

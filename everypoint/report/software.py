@@ -77,6 +77,8 @@ def _weights_of(preset: Preset) -> Iterator[tuple[str, str]]:
         yield preset.features.weights_or_default, "features"
     if preset.tracker == "cotracker":
         yield preset.cotracker.weights_or_default, "tracks"
+    if preset.tracker == "pips2":
+        yield preset.pips.weights, "tracks"
     if preset.tracker != "optimize":
         return
     if preset.depth.backend != "none" and preset.matches.depth_mask and preset.depth.weights_or_default:

@@ -116,6 +116,8 @@ def tracks(preset: Preset) -> dict[str, Any]:
     if preset.tracker == "cotracker":
         used = ("model", "weights", "points_at_once", "visibility")
         return _header(preset) | {"cotracker": {key: preset.cotracker.model_dump(mode="json")[key] for key in used}}
+    if is_pips(preset):
+        return _header(preset) | {"pips": preset.pips.model_dump(mode="json", exclude={"memory_gib"})}
     return _header(preset) | {"readout": readout} | ({"chain": chain} if preset.readout.fuse else {})
 
 
@@ -134,7 +136,13 @@ def runtime(presets: dict[str, Preset]) -> dict[str, Any]:
     knobs = {
         name: {key: getattr(preset.optimize, key) for key in _RUNTIME["optimize"]} for name, preset in presets.items()
     }
-    return {"flow": batches, "optimize": knobs}
+    bounds = {name: {"memory_gib": preset.pips.memory_gib} for name, preset in presets.items() if is_pips(preset)}
+    return {"flow": batches, "optimize": knobs, "tracks": {name: {"pips": value} for name, value in bounds.items()}}
+
+
+def is_pips(preset: Preset) -> bool:
+    """Whether PIPs++ tracks."""
+    return preset.tracker == "pips2"
 
 
 def _header(preset: Preset) -> dict[str, Any]:

@@ -65,7 +65,8 @@ def run(
     folder = Path(frames).parent
     atomic.sweep_stale(Path(output).parent)
     meta, options = load_meta(folder), Preset.model_validate(dict(preset))
-    place = prepare(device, threads) if options.tracker in ("optimize", "cotracker") else without_torch(threads)
+    networks = options.tracker in ("optimize", "cotracker", "pips2")
+    place = prepare(device, threads) if networks else without_torch(threads)
     asked = atomic.load_npz(queries)
     inputs = TrackInputs(
         frames=load_frames(folder),
@@ -89,10 +90,17 @@ def run(
         query_ids=asked["query_ids"],
         frame_size=meta.original_size,
         fps=meta.fps / meta.stride,
-        meta=describe(meta, name, preset, seed),
+        meta=describe(meta, name, preset, seed) | of_tracker(options.tracker),
     )
     save_tracks_csv(table, result)
     save_tracks(output, result)
+
+
+def of_tracker(tracker: str) -> dict[str, Any]:
+    """What a reader of the tracks must know of the tracker."""
+    if tracker != "pips2":
+        return {}
+    return {"visibility": "forward-backward consistency: PIPs++ itself predicts no visibility"}
 
 
 def describe(meta: VideoMeta, name: str, preset: Mapping[str, Any], seed: int) -> dict[str, Any]:

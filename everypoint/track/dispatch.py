@@ -53,6 +53,10 @@ def track(
         from everypoint.track.cotracker import cotracker_tracks  # torch is needed for networks only
 
         return cotracker_tracks(inputs.frames, queries, preset.cotracker, device)
+    if preset.tracker == "pips2":
+        from everypoint.track.pips import pips_tracks  # likewise
+
+        return pips_tracks(inputs.frames, queries, preset.pips, device)
     return _optimized(preset, queries, inputs, device)
 
 

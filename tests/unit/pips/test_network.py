@@ -162,11 +162,11 @@ def test_small_and_odd_frames_give_numbers():
     assert torch.equal(found.predictions[-1, :, 0], start[:, 0])
 
 
-@pytest.mark.parametrize(("precision", "share"), [("bfloat16", 0.3), ("float16", 0.06)])
+@pytest.mark.parametrize(("precision", "share"), [("bfloat16", 0.35), ("float16", 0.06)])
 def test_half_precision_is_near(precision, share):
-    """As a share of the moves, which are noise under these weights."""
+    """As a share of the moves, which are noise under these weights (and of short clips, more so)."""
     network = formula_network()
-    rgb, start = small(frames=3, points=3)
+    rgb, start = small(frames=9, points=3)
     exact = PipsInference(network)
     expected = exact.track(exact.pyramid(rgb), start, 1).predictions
     half = PipsInference(network, precision=precision)

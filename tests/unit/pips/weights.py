@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import zlib
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from everypoint.artifacts import atomic
 from everypoint.pips.network import PipsNetwork
 
 
@@ -28,3 +30,10 @@ def formula_network() -> PipsNetwork:
     network = PipsNetwork()
     network.load_state_dict({key: formula(key, tuple(value.shape)) for key, value in network.state_dict().items()})
     return network.eval()
+
+
+def pips_weights(path: Path) -> Path:
+    """A checkpoint file as the published training leaves it, with those weights."""
+    state = {"model_state_dict": formula_network().state_dict(), "optimizer_state_dict": {}}
+    atomic.write_with(path, lambda file: torch.save(state, file))
+    return path

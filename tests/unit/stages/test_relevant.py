@@ -204,4 +204,6 @@ def test_what_no_result_depends_on_reaches_the_jobs_another_way():
     runtime = relevant.runtime(presets)
     knobs = {"batch": 5, "lookup": "auto", "volume_gib": 4.0, "compile": False}
     assert runtime["flow"] == {relevant.flow_key(presets["cpu"]): knobs}
+    assert runtime["tracks"] == {}
+    assert relevant.runtime({"pips2": load_preset("pips2")})["tracks"] == {"pips2": {"pips": {"memory_gib": 1.0}}}
     assert runtime["optimize"]["cpu"]["checkpoint_seconds"] == 3

@@ -20,6 +20,7 @@ from everypoint.track.fuse import fuse
 from everypoint.track.model import model_tracks
 from everypoint.track.multi import chain_multi_tracks
 from tests.fakes import cotracker_weights, install_cotracker
+from tests.unit.pips.weights import pips_weights
 from tests.unit.track.worlds import constant_store
 
 FRAMES, SIZE = 5, (24, 32)
@@ -93,6 +94,10 @@ def test_every_preset_runs_and_returns_its_queries(name, model, flows, tmp_path,
     if chosen.tracker == "cotracker":
         weights = cotracker_weights(tmp_path / "cotracker.pth", chosen.cotracker.model)
         chosen = load_preset(name, {name: {"cotracker": {"weights": str(weights)}}})
+    if chosen.tracker == "pips2":
+        weights = pips_weights(tmp_path / "pips.pth")
+        small = {"weights": str(weights), "size": [128, 128], "iterations": 1, "returns": 1}
+        chosen = load_preset(name, {name: {"pips": small}})
     found = track(chosen, QUERIES, TrackInputs(VIDEO, flows=flows, model=model), "cpu", 0)
     rows = QUERIES[:, 0].astype(int), np.arange(3)
     assert found.tracks.shape == (FRAMES, 3, 2)
