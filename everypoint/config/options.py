@@ -6,12 +6,14 @@ Other rooms import the models from here.
 from __future__ import annotations
 
 from everypoint.config.options_base import Options
+from everypoint.config.options_cadex import CadexLossOptions, CadexOptions, CadexSamplerOptions
 from everypoint.config.options_dense import DepthOptions, FeatureOptions, FlowOptions, MatchOptions, PairOptions
 from everypoint.config.options_field import FieldOptions, NvpOptions, RayLossOptions, RaySamplerOptions
 from everypoint.config.options_pips import PipsOptions
 from everypoint.config.options_preset import (
     ChainOptions,
     LossOptions,
+    CompanionOptions,
     ModelOptions,
     OptimizeOptions,
     Preset,
@@ -37,7 +39,11 @@ __all__ = [
     "FieldOptions",
     "FlowOptions",
     "FramesOptions",
+    "CadexLossOptions",
+    "CadexOptions",
+    "CadexSamplerOptions",
     "LossOptions",
+    "CompanionOptions",
     "MatchOptions",
     "ModelOptions",
     "MutualOptions",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from everypoint.config.options_base import Options
+from everypoint.config.options_cadex import CadexLossOptions, CadexOptions, CadexSamplerOptions
 from everypoint.config.options_dense import DepthOptions, FeatureOptions, FlowOptions, MatchOptions
 from everypoint.config.options_field import FieldOptions, NvpOptions, RayLossOptions, RaySamplerOptions
 from everypoint.config.options_pips import PipsOptions
@@ -37,18 +38,26 @@ class ChainOptions(Options):
     step_appearance_threshold: float = Field(
         0.3, description="chain-multi: ... and less like itself one step before than this is on another surface."
     )
+    boundary_radius: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="At motion boundaries flows up to this many pixels around a point compete for it; 0: its own."
+    )
+    boundary_gain: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.6, description="A flow beside the point carries it if its patches differ less than this share of its own's."
+    )
 
 
 class ModelOptions(Options):
     """The motion model of one video: a bijection between every frame and a canonical space, and depth maps."""
 
-    kind: Literal["planes", "field", "pixels"] = Field(
+    kind: Literal["planes", "field", "pixels", "cadex"] = Field(
         "planes",
         description="planes: couplings on feature planes and a coarse depth map; field: OmniMotion, rays through a "
-        "canonical field; pixels: OmniMotion's bijection and one depth a pixel.",
+        "canonical field; pixels: OmniMotion's bijection and one depth a pixel; cadex: CaDeX++, couplings on feature "
+        "planes and a depth map that starts from a prior.",
     )
     nvp: NvpOptions = NvpOptions()
     field: FieldOptions = FieldOptions()
+    cadex: CadexOptions = CadexOptions()
     coupling: Literal["piecewise", "affine"] = Field(
         "piecewise", description="piecewise: monotone piecewise-linear (CaDeX++); affine: OmniMotion's."
     )
@@ -119,7 +128,11 @@ class OptimizeOptions(Options):
     field_learning_rate: PositiveFloat = Field(3e-4, description="field: Adam's rate for the canonical field.")
     decay: Literal["cosine", "steps"] = Field(
         "cosine",
-        description="field, pixels: cosine: warm-up and a cosine; steps: halved after every fifth of the plan.",
+        description="field, pixels, cadex: cosine: warm-up and a cosine; steps: halved after every fifth of the plan "
+        "(cadex: a third after every 5,000 of 22,000 steps).",
+    )
+    gradient_clip: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="field, pixels: largest norm of each group's gradient; 0 (published): off."
     )
     warmup: Annotated[int, Field(ge=0)] = Field(50, description="Steps of linear warm-up.")
     final_rate: Annotated[float, Field(ge=0, le=1)] = Field(
@@ -132,6 +145,8 @@ class OptimizeOptions(Options):
     losses: LossOptions = LossOptions()
     rays: RaySamplerOptions = RaySamplerOptions()
     ray_losses: RayLossOptions = RayLossOptions()
+    cadex: CadexSamplerOptions = CadexSamplerOptions()
+    cadex_losses: CadexLossOptions = CadexLossOptions()
     early_stop: PositiveInt | None = Field(
         None, description="Stop when the held-out error has not improved over so many rows of the log; null: never."
     )
@@ -149,6 +164,20 @@ class OptimizeOptions(Options):
         return self
 
 
+class CompanionOptions(Options):
+    """Points tracked all over the video, whose motion says where a hidden point is."""
+
+    every: Annotated[int, Field(ge=0)] = Field(
+        0, description="Frames between those in which companions start; 0: none."
+    )
+    points: PositiveInt = Field(800, description="Companions that start in such a frame, at most.")
+    neighbours: Annotated[int, Field(ge=3)] = Field(8, description="Companions that vote for a hidden point's place.")
+    radius: PositiveFloat = Field(0.1, description="How far away they may be, as a share of the frame's longer side.")
+    similarity: float = Field(
+        0.4, description="A hidden point is visible where they put it if it looks this much (cosine) as it did before."
+    )
+
+
 class ReadoutOptions(Options):
     """How tracks are read out of an optimised model, or refined by the flows."""
 
@@ -164,6 +193,13 @@ class ReadoutOptions(Options):
     ray_point: Literal["max", "mean"] = Field(
         "max", description="kind field: a ray is carried by its sample of largest weight, or by the weighted mean."
     )
+    depth_error: PositiveFloat = Field(
+        0.03, description="kind cadex, model alone: occluded when this much behind the depth map."
+    )
+    depth_error_unit: Literal["relative", "absolute"] = Field(
+        "relative",
+        description="relative: depth_error is a share of the depth there; absolute: in its unit (published: 0.02 m).",
+    )
     refine_rounds: Annotated[int, Field(ge=0)] = Field(
         2, description="Rounds of refinement by the flows from both directions of time; chain-multi too."
     )
@@ -174,6 +210,7 @@ class ReadoutOptions(Options):
     recover_error: PositiveFloat = Field(
         5.0, description="Largest forward-backward error in pixels of an arrival that counts."
     )
+    companions: CompanionOptions = CompanionOptions()
 
 
 class Preset(Options):

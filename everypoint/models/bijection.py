@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from everypoint.models.couplings import COUPLINGS
+from everypoint.models.couplings import COUPLINGS, Coupling
 from everypoint.models.planes import Plane, TimeGrid
 
 
@@ -57,7 +57,7 @@ class Bijection(nn.Module):
     """M: (local point, frame) <-> canonical point. Exactly invertible, so i -> j -> k equals i -> k.
 
     Block b changes one coordinate from the other two; the order of the coordinates is drawn once and kept in the
-    checkpoint (``order``).
+    checkpoint (``order``). A ``time`` module that gives features of all frames replaces the grids of ``time_factors``.
     """
 
     def __init__(
@@ -65,19 +65,20 @@ class Bijection(nn.Module):
         frames: int,
         *,
         blocks: int,
-        coupling: str,
+        coupling: str | Coupling,
         resolutions: tuple[int, ...],
         channels: int,
         time_channels: int,
         time_factors: tuple[int, ...],
         generator: torch.Generator,
+        time: nn.Module | None = None,
     ) -> None:
         super().__init__()
         order = torch.cat([torch.randperm(3, generator=generator) for _ in range(-(-blocks // 3))])[:blocks]
         self.register_buffer("order", order)
         self._order = order.tolist()
-        self.coupling = COUPLINGS[coupling]
-        self.time = TimeGrid(frames, time_channels, generator, time_factors)
+        self.coupling = COUPLINGS[coupling] if isinstance(coupling, str) else coupling
+        self.time = TimeGrid(frames, time_channels, generator, time_factors) if time is None else time
         self.conditioners = nn.ModuleList(
             PlaneConditioner(self.coupling.count, resolutions, channels, self.time.channels, generator)
             for _ in range(blocks)

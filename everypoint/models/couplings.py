@@ -45,11 +45,14 @@ class MonotonePiecewiseLinear:
     outer slopes are 2 d. Spacings lie in [guard, 1], outer slopes in [2 guard, 2 - 2 guard]; with 0.1 no slope is below
     0.1, and the round trip errs by less than 1e-6 in float32 over [-3, 3] whatever the network gives: a flatter piece
     would lose digits that no inverse can bring back. Every piece is evaluated from one of its own knots (no
-    cancellation). Source: Song et al., Track Everything Everywhere Fast and Robustly, ECCV 2024.
+    cancellation). :mod:`everypoint.models.monotone` has the same with its gradients written out.
+    Source: Song et al., Track Everything Everywhere Fast and Robustly, ECCV 2024.
     """
 
     count = 10
-    guard = 0.1
+
+    def __init__(self, guard: float = 0.1) -> None:
+        self.guard = guard
 
     def evaluate(self, value: Tensor, raw: Tensor) -> Tensor:
         x, y, left, right = self._knots(raw)

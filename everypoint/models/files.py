@@ -18,6 +18,7 @@ KINDS = {
     "planes": ("motion", "MotionModel"),
     "field": ("omnimotion", "OmniMotionModel"),
     "pixels": ("pixels", "PixelDepthModel"),
+    "cadex": ("cadex", "CadexModel"),
 }
 
 

@@ -95,3 +95,34 @@ class TimeGrid(nn.Module):
         """Features of all frames [T, channels]."""
         rows = [F.interpolate(grid, self.frames, mode="linear", align_corners=True)[0].T for grid in self.grids]
         return torch.cat(rows, -1)
+
+
+class FractionGrid(nn.Module):
+    """Features of every frame as CaDeX++ has them: 1-D grids over the time t / T of frames t = 0 .. T - 1.
+
+    The grids have q, 5 q and 13 q nodes with q = T // 20, one at least: any clip works. The last node is at time 1, so
+    the last frame lies a little before it.
+    """
+
+    def __init__(self, frames: int, channels: int, generator: torch.Generator, factors: tuple[int, ...]) -> None:
+        super().__init__()
+        sizes = [max(frames // 20, 1) * factor for factor in factors]
+        self.grids = nn.ParameterList(
+            nn.Parameter(torch.randn(size, channels, generator=generator) * 1e-3) for size in sizes
+        )
+        self.channels = channels * len(sizes)
+        time = torch.arange(frames, dtype=torch.float64) / frames
+        for number, size in enumerate(sizes):
+            where = time * (size - 1)
+            low = where.floor().clamp(max=max(size - 2, 0))
+            self.register_buffer(f"low_{number}", low.long(), persistent=False)
+            self.register_buffer(f"inside_{number}", (where - low).float()[:, None], persistent=False)
+
+    def forward(self) -> Tensor:
+        """Features of all frames [T, channels]."""
+        found = []
+        for number, grid in enumerate(self.grids):
+            low, inside = self.get_buffer(f"low_{number}"), self.get_buffer(f"inside_{number}")
+            high = (low + 1).clamp(max=len(grid) - 1)
+            found.append(torch.lerp(grid.index_select(0, low), grid.index_select(0, high), inside))
+        return torch.cat(found, -1)

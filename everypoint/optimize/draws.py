@@ -26,7 +26,7 @@ def held_out(rows: int, share: float) -> np.ndarray:
     return (np.arange(rows, dtype=np.uint64) * _GOLDEN % 2**32) < share * 2**32
 
 
-def between(start: Tensor | int, stop: Tensor, uniform: Tensor) -> Tensor:
+def between(start: Tensor | int, stop: Tensor | int, uniform: Tensor) -> Tensor:
     """Integers in [start, stop) by float64 numbers in [0, 1); all broadcast. Exact while stop - start < 2^52."""
     return start + (uniform * (stop - start)).long()
 

@@ -25,7 +25,9 @@ from everypoint.geometry import inside_index
 ACCELERATION_SHARE = 0.25  # of the points of each pair, the first ones
 
 
-def flow(predicted: Tensor, target: Tensor, omega: Tensor, size: tuple[int, int]) -> Tensor:
+def flow(
+    predicted: Tensor, target: Tensor, omega: Tensor, size: tuple[int, int], counts: Tensor | None = None
+) -> Tensor:
     """Distance of predictions to their matches in px, times omega, over the predictions that lie in the image.
 
     Args:
@@ -33,9 +35,11 @@ def flow(predicted: Tensor, target: Tensor, omega: Tensor, size: tuple[int, int]
         target: [..., 2], their matches.
         omega: [...], weights; the mean is over points and is not divided by their sum.
         size: (H, W).
+        counts: bool [...], which of these count at all; None: every one.
     """
     residual = (predicted - target).abs().mean(-1)
-    return _trimmed_mean(residual, inside_index(predicted, *size), omega)
+    inside = inside_index(predicted, *size)
+    return _trimmed_mean(residual, inside if counts is None else inside & counts, omega)
 
 
 def colour(rendered: Tensor, truth: Tensor, inside: Tensor) -> Tensor:

@@ -102,7 +102,7 @@ class CorrespondencePlan(_Videos):
 
     def depth_prior(self, video: str, preset: Preset) -> dict[str, str]:
         """The depth prior that a preset's model starts from; empty where it starts from none."""
-        return self._depth(video, preset) if preset.model.kind == "pixels" else {}
+        return self._depth(video, preset) if preset.model.kind in relevant.WITH_PRIOR else {}
 
     def _depth_mask(self, video: str, preset: Preset) -> dict[str, str]:
         return self._depth(video, preset) if relevant.masks_depth(preset) else {}
@@ -197,7 +197,8 @@ class CorrespondencePlan(_Videos):
             logs.append(f"features.{relevant.features_key(preset.features)}")
         if preset.tracker != "optimize":
             return logs
-        if relevant.masks_depth(preset) or (preset.model.kind == "pixels" and preset.depth.backend != "none"):
+        starts_from_it = preset.model.kind in relevant.WITH_PRIOR and preset.depth.backend != "none"
+        if relevant.masks_depth(preset) or starts_from_it:
             logs.append(f"depth.{relevant.depth_key(preset.depth)}")
         if "mutual" in preset.sparse.sources:
             logs.append(f"features.{relevant.features_key(preset.sparse.mutual.features)}")

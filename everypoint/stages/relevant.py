@@ -15,7 +15,11 @@ _RUNTIME = {
     "flow": ("batch", "shards", "lookup", "volume_gib", "compile"),
     "optimize": ("checkpoint_seconds", "log_every", "tensorboard", "pictures"),
 }
-_OF_RAYS = ("rays", "ray_losses", "code_learning_rate", "field_learning_rate", "decay")
+_OF_RAYS = ("rays", "ray_losses", "code_learning_rate", "field_learning_rate", "decay")  # keys of optimize by kind
+_OF_PLANES = ("sampler", "losses", "camera_learning_rate")
+_OF_CADEX = ("cadex", "cadex_losses")
+_CADEX_MODEL = ("kind", "cadex", "blocks", "time_channels", "time_factors", "depth_scale")
+WITH_PRIOR = ("pixels", "cadex")  # kinds of models that start from a depth prior
 _OF_BACKEND = {  # back-end: the keys of its section that its result depends on, besides the plan of pairs
     "raft": ("weights", "iterations", "warm_start", "precision", "resolution", "upsample_below"),
     "dis": ("quality", "resolution", "upsample_below"),
@@ -98,11 +102,15 @@ def optimize(preset: Preset) -> dict[str, Any]:
         value["log_every"] = preset.optimize.log_every
     model = preset.model.model_dump(mode="json")
     if preset.model.kind == "planes":
-        model = {key: item for key, item in model.items() if key not in ("nvp", "field")}
-        value = {key: item for key, item in value.items() if key not in _OF_RAYS}
+        model = {key: item for key, item in model.items() if key not in ("nvp", "field", "cadex")}
+        unused = (*_OF_RAYS, *_OF_CADEX)
+    elif preset.model.kind == "cadex":
+        model = {key: item for key, item in model.items() if key in _CADEX_MODEL or key.startswith("plane_")}
+        unused = (*(key for key in _OF_RAYS if key != "decay"), *_OF_PLANES)
     else:
         model = {key: model[key] for key in ("kind", "nvp", "field")}
-        value = {key: item for key, item in value.items() if key not in ("sampler", "losses", "camera_learning_rate")}
+        unused = (*_OF_PLANES, *_OF_CADEX)
+    value = {key: item for key, item in value.items() if key not in unused}
     return _header(preset) | {"model": model, "optimize": value}
 
 

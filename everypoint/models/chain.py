@@ -1,0 +1,245 @@
+"""A chain of plane-conditioned couplings as one differentiable operation: what CaDeX++ spends its time on.
+
+The plain twin is :class:`everypoint.models.bijection.Bijection`. What is different here:
+
+* A look-up and the linear layer behind it commute. The planes go through the first layer once a step (9,360 rows, not
+  every point twice), and a point's first hidden layer is one weighted sum of eight rows.
+* The batch runs through the whole chain in parts that a processor's cache holds, and so does the way back. Gradients of
+  the tables are added up in place, in one buffer a step.
+* The piecewise-linear functions have their gradients written out (:mod:`everypoint.models.monotone`).
+
+Nothing is selected by its value and no shape depends on one. Coordinates keep their own type; the networks run in that
+of their weights.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from everypoint.models import monotone
+from everypoint.models.dense import fast, product, weight_gradient
+
+SLOPE = 0.01  # of the leaky rectifiers
+POINTS_AT_ONCE = 8192  # on a CPU
+
+
+class BlockWeights(NamedTuple):
+    """One coupling's network, ready for use; made once a step."""
+
+    table: Tensor  # [rows, width], the nodes of all planes through the first layer
+    time: Tensor  # [T, width], the time's half of the first layer, with its bias
+    middle: Tensor  # [width / 2, width]
+    middle_bias: Tensor
+    last: Tensor  # [10, width / 2]
+    last_bias: Tensor
+
+
+class Stop(NamedTuple):
+    """One coupling on the way of a point."""
+
+    block: int
+    axis: int  # the coordinate that it changes
+    inverse: bool
+    leg: int  # which of the frames it is given conditions it
+
+
+class Route(NamedTuple):
+    """What is done to points, without anything that is optimised."""
+
+    stops: tuple[Stop, ...]
+    resolutions: tuple[int, ...]  # nodes a side of the planes
+    guard: float
+
+
+def run(route: Route, points: Tensor, frames: Tensor, blocks: tuple[BlockWeights, ...]) -> Tensor:
+    """Points [3, R * K] after all stops of a route.
+
+    Args:
+        route: the stops.
+        points: coordinates in rows, the K points of each of R rays behind one another.
+        frames: int64 [legs, R], the rays' frames.
+        blocks: the weights.
+    """
+    return _Chain.apply(route, points, frames, *(tensor for block in blocks for tensor in block))
+
+
+class _Cells(NamedTuple):
+    """Where n points lie in the planes, and the corners of their cells."""
+
+    tanh: tuple[Tensor, Tensor]  # [n] each
+    first: tuple[Tensor, ...]  # int64 [n] a plane: row of corner (0, 0)
+    inside: tuple[tuple[Tensor, Tensor], ...]  # [n] each: position in the cell, 0..1, along both axes
+
+
+class _Saved(NamedTuple):
+    """What the way back needs of one stop."""
+
+    value: Tensor  # [n] the coordinate before
+    cells: _Cells
+    hidden: Tensor  # [n, width]
+    second: Tensor  # [n, width / 2]
+    share: Tensor  # [10, n]
+
+
+def _cells(kept: tuple[Tensor, Tensor], resolutions: tuple[int, ...], kind: torch.dtype) -> _Cells:
+    a, b = (coordinate.to(kind).tanh() for coordinate in kept)
+    first, inside, offset = [], [], 0
+    for size in resolutions:
+        where = ((a + 1) * ((size - 1) / 2), (b + 1) * ((size - 1) / 2))
+        low = [at.floor().nan_to_num_(0).clamp_(0, size - 2) for at in where]  # NaN stays a value, never an index
+        inside.append((where[0] - low[0], where[1] - low[1]))
+        first.append((low[0] * size + (low[1] + offset)).long())
+        offset += size * size
+    return _Cells((a, b), tuple(first), tuple(inside))
+
+
+def _corners(cells: _Cells, resolutions: tuple[int, ...]) -> list[Tensor]:
+    """Rows [n] of the four corners in each plane."""
+    return [
+        first + shift for first, size in zip(cells.first, resolutions, strict=True) for shift in (0, 1, size, size + 1)
+    ]
+
+
+def _weights(cells: _Cells) -> list[Tensor]:
+    """Weights [n] of the same."""
+    found = []
+    for fa, fb in cells.inside:
+        low_right, top_right = fa * fb, (1 - fa) * fb
+        found += [1 - fa - top_right, top_right, fa - low_right, low_right]
+    return found
+
+
+def _slopes(cells: _Cells, resolutions: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:
+    """Derivatives of the weights by the two coordinates in [-1, 1]."""
+    by_a, by_b = [], []
+    for (fa, fb), size in zip(cells.inside, resolutions, strict=True):
+        half = (size - 1) / 2
+        fa, fb = fa * half, fb * half
+        rest_a, rest_b = half - fa, half - fb
+        by_a += [-rest_b, -fb, rest_b, fb]
+        by_b += [-rest_a, rest_a, -fa, fa]
+    return by_a, by_b
+
+
+def _mixed(table: Tensor, rows: Tensor, weights: list[Tensor]) -> Tensor:
+    """Weighted sums [n, width] of rows [n, corners]."""
+    return F.embedding_bag(rows, table, mode="sum", per_sample_weights=torch.stack(weights, 1))
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return product(x, weight, bias) if fast(x) else F.linear(x, weight, bias)
+
+
+def _stop(
+    value: Tensor, kept: tuple[Tensor, Tensor], block: BlockWeights, part: Tensor, route: Route, *, inverse: bool
+) -> tuple[Tensor, _Saved]:
+    """The coordinate [n] after a coupling; ``part`` [r, width] is the time's half of n / r points each."""
+    cells = _cells(kept, route.resolutions, block.table.dtype)
+    rows = torch.stack(_corners(cells, route.resolutions), 1)
+    hidden = _mixed(block.table, rows, _weights(cells))
+    hidden.view(len(part), -1, part.shape[1]).add_(part[:, None])
+    F.leaky_relu_(hidden, SLOPE)
+    second = F.leaky_relu_(_linear(hidden, block.middle, block.middle_bias), SLOPE)
+    share = torch.addmm(block.last_bias[:, None], block.last, second.t()).sigmoid_().to(value.dtype)
+    after = monotone.evaluate(monotone.pieces(value, share, route.guard, inverse=inverse))
+    return after, _Saved(value, cells, hidden, second, share)
+
+
+def _stop_back(
+    grad: Tensor, saved: _Saved, block: BlockWeights, into: BlockWeights, rays: Tensor, route: Route, *, inverse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients [n] of the coordinate and of both kept ones; those of the weights are added to ``into``."""
+    at = monotone.pieces(saved.value, saved.share, route.guard, inverse=inverse)
+    of_value, raw = monotone.gradients(at, grad, saved.share, route.guard, inverse=inverse)
+    raw = raw.to(block.last.dtype)  # [10, n]
+    into.last.addmm_(raw, saved.second)
+    into.last_bias.add_(raw.sum(1))
+    leaky = torch.ops.aten.leaky_relu_backward
+    of_second = leaky(torch.mm(raw.t(), block.last), saved.second, SLOPE, True)
+    quick = fast(of_second)
+    into.middle.add_(weight_gradient(of_second, saved.hidden) if quick else of_second.t() @ saved.hidden)
+    into.middle_bias.add_(of_second.sum(0))
+    of_hidden = product(of_second, block.middle.t()) if quick else of_second @ block.middle
+    of_hidden = leaky(of_hidden, saved.hidden, SLOPE, True)
+    into.time.index_add_(0, rays, of_hidden.view(len(rays), -1, of_hidden.shape[1]).sum(1))
+    corners, cells = _corners(saved.cells, route.resolutions), saved.cells
+    scaled = torch.empty_like(of_hidden)
+    for row, weight in zip(corners, _weights(cells), strict=True):
+        into.table.index_add_(0, row, torch.mul(of_hidden, weight[:, None], out=scaled))
+    rows, of_kept = torch.stack(corners, 1), []
+    for tanh, slopes in zip(cells.tanh, _slopes(cells, route.resolutions), strict=True):
+        along = _mixed(block.table, rows, slopes).mul_(of_hidden).sum(1)
+        of_kept.append(along.mul_(1 - tanh * tanh).to(grad.dtype))
+    return of_value, *of_kept
+
+
+class _Chain(torch.autograd.Function):
+    """:func:`run`."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, route: Route, points: Tensor, frames: Tensor, *flat: Tensor
+    ) -> Tensor:
+        blocks = _grouped(flat)
+        out, ctx.saved = torch.empty_like(points), []
+        keep = any(ctx.needs_input_grad)
+        for columns, rays in _parts(points, frames):
+            coordinates, kept_of_part = list(points[:, columns].unbind(0)), []
+            for stop in route.stops:
+                kept = tuple(coordinates[axis] for axis in range(3) if axis != stop.axis)
+                part = blocks[stop.block].time.index_select(0, frames[stop.leg, rays])
+                after, saved = _stop(
+                    coordinates[stop.axis], kept, blocks[stop.block], part, route, inverse=stop.inverse
+                )
+                coordinates[stop.axis] = after
+                if keep:
+                    kept_of_part.append(saved)
+            torch.stack(coordinates, out=out[:, columns])
+            ctx.saved.append(kept_of_part)
+        ctx.route = route
+        ctx.save_for_backward(points, frames, *flat)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        points, frames, *flat = ctx.saved_tensors
+        route, blocks = ctx.route, _grouped(flat)
+        into = _grouped([torch.zeros_like(tensor) for tensor in flat])
+        of_points = torch.empty_like(points)
+        for (columns, rays), saved in zip(_parts(points, frames), ctx.saved, strict=True):
+            coordinates = list(grad[:, columns].unbind(0))
+            for stop, kept in zip(reversed(route.stops), reversed(saved), strict=True):
+                frame = frames[stop.leg, rays]
+                of_value, *of_kept = _stop_back(
+                    coordinates[stop.axis],
+                    *(kept, blocks[stop.block], into[stop.block], frame, route),
+                    inverse=stop.inverse,
+                )
+                coordinates[stop.axis] = of_value
+                for axis, part in zip((axis for axis in range(3) if axis != stop.axis), of_kept, strict=True):
+                    coordinates[axis] = coordinates[axis] + part
+            torch.stack(coordinates, out=of_points[:, columns])
+        return None, of_points, None, *(tensor for block in into for tensor in block)
+
+
+def _grouped(flat: list[Tensor] | tuple[Tensor, ...]) -> tuple[BlockWeights, ...]:
+    size = len(BlockWeights._fields)
+    return tuple(BlockWeights(*flat[k : k + size]) for k in range(0, len(flat), size))
+
+
+def _parts(points: Tensor, frames: Tensor) -> list[tuple[slice, slice]]:
+    """(points, rays) that run through the chain at once: whole rays that fit a processor's cache; elsewhere all."""
+    rays, count = frames.shape[1], points.shape[1]
+    if not count:
+        return []
+    each = count // rays
+    at_once = max(POINTS_AT_ONCE // each, 1) if points.device.type == "cpu" else rays
+    starts = range(0, rays, at_once)
+    stops = [min(start + at_once, rays) for start in starts]
+    return [(slice(a * each, b * each), slice(a, b)) for a, b in zip(starts, stops, strict=True)]
