@@ -87,9 +87,13 @@ def _takes(transform: Any, name: str) -> bool:
 
 @contextlib.contextmanager
 def _seeded(chain: Any, seed: int) -> Iterator[None]:
-    """Draws inside depend on ``seed`` alone; versions before 2.0 draw from the process's own generators."""
-    if hasattr(chain, "set_random_seed"):
-        chain.set_random_seed(seed)
+    """Draws inside depend on ``seed`` alone; versions before 2.0 draw from the process's own generators.
+
+    All transforms share one pair of generators. ``set_random_seed`` would give each a generator of its own from the
+    same seed, and then all of those with p = 0.5 are applied together or not at all.
+    """
+    if hasattr(chain, "set_random_state"):
+        chain.set_random_state(np.random.default_rng(seed), random.Random(seed))
         yield
         return
     state, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what the package uses

@@ -38,13 +38,13 @@ def sequences(
 ) -> Iterator[Sequence]:
     """Clips of all annotated videos, as PIPs++ is tested on them.
 
-    Clips start every ``length // 2`` frames and have ``length`` frames or what is left, at least ``least``. Heads within
-    32 pixels of the border are neither seen nor counted. Kept are heads that are seen and counted in the first two
-    frames and whose path is longer than 150 pixels. While a head is hidden its position is that of the frame before.
+    Clips start every ``length // 2`` frames and have ``length`` frames or what is left, at least ``least``. Heads
+    within 32 pixels of the border are neither seen nor counted. Kept are heads that are seen and counted in the first
+    two frames and whose path is longer than 150 pixels. A hidden head has the position of the frame before.
 
     The published reader counts hidden heads by that repeated position, and adds the way to (0, 0) and back to the path
-    where a head has no row. With ``corrected`` a hidden head does not count, positions stay as annotated where there is a
-    row, and a path is measured between neighbouring rows alone.
+    where a head has no row. With ``corrected`` a hidden head does not count, positions stay as annotated where there is
+    a row, and a path is measured between neighbouring rows alone.
 
     Raises:
         InputError: no video, or annotations that cannot be read.
