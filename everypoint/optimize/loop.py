@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from everypoint.artifacts.checkpoint import EXIT_TRY_AGAIN, Checkpoints, stop_signals
 from everypoint.config.options import OptimizeOptions
 from everypoint.errors import TrainingError
-from everypoint.optimize.checkpoint import Checkpoints
 from everypoint.optimize.progress import Progress
 from everypoint.optimize.trainer import Trainer
 
 logger = logging.getLogger(__name__)
-EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL: stopped by a signal, the checkpoint is written, start me again
 
 
 def train(trainer: Trainer, checkpoints: Checkpoints, progress: Progress) -> None:
@@ -34,7 +30,7 @@ def train(trainer: Trainer, checkpoints: Checkpoints, progress: Progress) -> Non
     SystemExit with ``EXIT_TRY_AGAIN`` after SIGTERM or SIGUSR1, once a checkpoint is written.
     """
     options = trainer.options
-    with _stop_signals() as stop:
+    with stop_signals() as stop:
         done, sums, rows = _resume(trainer, checkpoints)
         progress.start(done, rows)
         spent, started = _seconds(rows), time.monotonic()
@@ -121,26 +117,3 @@ def _diverged(what: str, step: int) -> TrainingError:
         "the optimisation diverged",
         "lower optimize.learning_rate; the last good checkpoint is kept",
     )
-
-
-class _Stop:
-    asked = False
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """Let SIGTERM and SIGUSR1 ask for a stop; the handlers before are put back."""
-    stop = _Stop()
-
-    def ask(*_: object) -> None:
-        stop.asked = True
-
-    try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    except ValueError:  # not in the main thread: signals are somebody else's
-        before = {}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from everypoint.artifacts import atomic
-from everypoint.optimize.checkpoint import Checkpoints
+from everypoint.artifacts.checkpoint import Checkpoints
 from tests.unit.optimize.made import jsonl, same_state, tiny_preset
 from tests.unit.optimize.test_loop import run, stopped_at, timeless, undisturbed
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from everypoint.artifacts.checkpoint import Checkpoints
 from everypoint.errors import TrainingError
 from everypoint.optimize import camera, loop
-from everypoint.optimize.checkpoint import Checkpoints
 from everypoint.optimize.loop import EXIT_TRY_AGAIN, train
 from everypoint.optimize.planes_trainer import PlanesTrainer
 from everypoint.optimize.progress import Progress

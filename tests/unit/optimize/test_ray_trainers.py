@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from everypoint.artifacts.checkpoint import Checkpoints
 from everypoint.config.options import Preset
 from everypoint.errors import TrainingError
 from everypoint.optimize import ramps, ray_losses, run
-from everypoint.optimize.checkpoint import Checkpoints
 from everypoint.optimize.colours import frame_colours
 from everypoint.optimize.field_trainer import FieldTrainer
 from everypoint.optimize.loop import train

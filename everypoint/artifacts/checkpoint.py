@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from everypoint.errors import ArtifactError
 
 logger = logging.getLogger(__name__)
 KEEP = 2
+EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL: stopped by a signal, the checkpoint is written, start me again
 
 
 class Checkpoints:
@@ -79,3 +83,28 @@ class Checkpoints:
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoint-*.json"), reverse=True)
+
+
+class Stop:
+    """Whether somebody asked this process to stop."""
+
+    asked = False
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Let SIGTERM and SIGUSR1 ask for a stop; the handlers before are put back."""
+    stop = Stop()
+
+    def ask(*_: object) -> None:
+        stop.asked = True
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    except ValueError:  # not in the main thread: signals are somebody else's
+        before = {}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
