@@ -16,16 +16,19 @@ from everypoint.artifacts.video import load_frames, load_meta
 from everypoint.config.options import Preset
 from everypoint.depth.run import load_depth
 from everypoint.errors import InputError
+from everypoint.models.cadex import CadexModel
 from everypoint.models.files import build_model, save_model
 from everypoint.models.motion import MotionModel
 from everypoint.models.pixels import normalise_depth
+from everypoint.optimize.cadex_sampler import CadexSampler
+from everypoint.optimize.cadex_trainer import CadexTrainer
 from everypoint.optimize.field_trainer import FieldTrainer
 from everypoint.optimize.loop import train
 from everypoint.optimize.pictures import Pictures
 from everypoint.optimize.pixels_trainer import PixelsTrainer
 from everypoint.optimize.planes_trainer import PlanesTrainer
 from everypoint.optimize.progress import Progress
-from everypoint.optimize.ramps import scale_of
+from everypoint.optimize.ramps import cadex_scale, scale_of
 from everypoint.optimize.ray_sampler import RaySampler
 from everypoint.optimize.sampler import MatchSampler
 from everypoint.optimize.trainer import Trainer
@@ -100,10 +103,12 @@ def prepare(
         device: where all of it lies.
         seed: of initial values and draws.
         images: uint8 [T, H, W, 3], whose colours the kind field renders.
-        depth: prior [T, h, w] and mask of the kind pixels; None starts from one depth everywhere.
+        depth: prior [T, h, w] and mask of the kinds pixels and cadex; None starts from one depth everywhere.
     """
     if preset.model.kind == "planes":
         return _prepare_planes(matches, preset, device, seed)
+    if preset.model.kind == "cadex":
+        return _prepare_cadex(matches, preset, device, seed, depth)
     options = preset.optimize
     model = build_model(matches.frames, matches.size, preset.model, seed).to(device)
     sampler = RaySampler(
@@ -141,3 +146,27 @@ def _prepare_planes(matches: Matches, preset: Preset, device: torch.device | str
         device=device,
     )
     return PlanesTrainer(model.to(device), sampler, preset.optimize)
+
+
+def _prepare_cadex(
+    matches: Matches,
+    preset: Preset,
+    device: torch.device | str,
+    seed: int,
+    depth: tuple[np.ndarray, np.ndarray] | None,
+) -> CadexTrainer:
+    """Model on its depth prior, sampler and optimiser."""
+    options = preset.optimize
+    model = CadexModel(matches.frames, matches.size, preset.model, seed)
+    if depth is not None:
+        model.set_depth(depth[0])
+    sampler = CadexSampler(
+        matches,
+        options.cadex,
+        seed=seed,
+        steps=options.steps,
+        scale=cadex_scale(options.steps, options.cadex_losses.ramp_steps),
+        holdout=options.holdout,
+        device=device,
+    )
+    return CadexTrainer(model.to(device), sampler, options)
