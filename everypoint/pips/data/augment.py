@@ -11,12 +11,12 @@ import functools
 import inspect
 import os
 import random
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
-import cv2
 import numpy as np
 
 from everypoint.errors import MissingPackageError
@@ -31,16 +31,25 @@ def augment_colours(frames: Sequence[np.ndarray], rng: np.random.Generator) -> l
     """
     library, chain = _chain()
     seed = int(rng.integers(2**31))
-    with _one_thread(), _seeded(chain, seed), warnings.catch_warnings():
+    with _seeded(chain, seed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a replay hands every transform all names that it recorded
         first = chain(image=frames[0])
-        rest = (library.ReplayCompose.replay(first["replay"], image=frame)["image"] for frame in frames[1:])
-        return [first["image"], *rest]
+        replay = functools.partial(library.ReplayCompose.replay, first["replay"])
+        if len(frames) == 1:
+            rest = []
+        elif hasattr(chain, "set_random_state"):  # since 2.0 many pictures at once, which builds the transforms once
+            rest = list(replay(images=np.stack(frames[1:]))["images"])
+        else:
+            rest = [replay(image=frame)["image"] for frame in frames[1:]]
+    return [first["image"], *rest]
 
 
 def albumentations() -> ModuleType:
     """The package, without its look-up of newer versions on the network at import."""
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    # Its transforms to tensors would import torch, which costs each writer seconds and memory; the package does without
+    unused = "albumentations.pytorch"
+    blocked = sys.modules.setdefault(unused, None) is None
     try:
         import albumentations as library
     except ImportError as error:
@@ -49,6 +58,9 @@ def albumentations() -> ModuleType:
             str(error),
             "pip install 'everypoint[pips]' (albumentations 2.0.8, MIT licence), or set augment to false",
         ) from error
+    finally:
+        if blocked:
+            del sys.modules[unused]
     return library
 
 
@@ -104,14 +116,3 @@ def _seeded(chain: Any, seed: int) -> Iterator[None]:
     finally:
         random.setstate(state)
         np.random.set_state(legacy)  # noqa: NPY002
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """OpenCV on one thread: jobs and loader workers share the processors among themselves."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)

@@ -13,7 +13,7 @@ from everypoint.errors import InputError
 from everypoint.pips.clip import Clip
 from everypoint.pips.data import clip_files
 from everypoint.pips.data.augment import augment_colours
-from everypoint.pips.data.pipeline import empty_clip, to_clip
+from everypoint.pips.data.pipeline import empty_clip, single_threaded, to_clip
 
 NAME = re.compile(r"\d{6,}")
 
@@ -66,6 +66,7 @@ class ClipDataset:
 
         Raises :class:`InputError` when the clip has another size, length or number of tracks than was asked for.
         """
+        single_threaded()
         folder = self.folder / self.names[index]
         table = clip_files.read_table(folder)
         if len(table) != self.frames or table.shape[1] < self.points:

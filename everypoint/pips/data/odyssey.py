@@ -24,7 +24,7 @@ from everypoint.video.images import read_image, to_rgb8
 LEAST_GOOD = 8  # frames in which a track of the test set is good
 LARGEST_STEP = 512.0  # pixels that it moves in a frame at most
 TEST_MARGIN = 32.0  # pixels outside the picture where positions are clamped
-RESIZE = (432, 560)  # (H, W) before the crop's walk
+LARGER = 64  # pixels by which a picture is higher and wider than the crop that walks over it
 MORE = "get it whole from the data set's page"
 
 log = logging.getLogger(__name__)
@@ -221,7 +221,7 @@ class OdysseyDataset:
                 f"its longest sequence has {longest} frames and the strides are {list(strides)}",
                 "ask for fewer frames",
             )
-        resize = max(RESIZE[0], size[0] + 64), max(RESIZE[1], size[1] + 64)
+        resize = size[0] + LARGER, size[1] + LARGER
         self.options = SampleOptions(frames, points, size, resize, augment, require_full=True, compat=compat)
         self.seed = seed
         # Sequences are large, and one process meets a few of them at a time

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import cv2
 import numpy as np
 
 from everypoint.pips.clip import Clip
@@ -69,6 +70,7 @@ def draw(
     key: tuple[int, ...],
 ) -> Drawn:
     """The sample of these frames of a sequence; its random draws depend on ``key`` alone."""
+    single_threaded()
     need = options.points if options.require_full else max(options.points // 2, 1)
     draws = {name: np.random.default_rng([*key, number]) for name, number in _STREAMS.items()}
     tracks = annotations.of(frames).starting()
@@ -93,6 +95,15 @@ def draw(
     if table[..., 3].mean() < 0.5:
         return Drawn(None, None, "valid", f"{REASONS['valid']}: {table[..., 3].mean():.2f}")
     return Drawn(pictures, table, "", note)
+
+
+def single_threaded() -> None:
+    """OpenCV on one thread in this process: writers and loader workers share the processors among themselves.
+
+    Threads would wait for each other over pictures of this size. The result does not depend on it.
+    """
+    if cv2.getNumThreads() != 1:
+        cv2.setNumThreads(1)
 
 
 def _failure(reason: str, tracks: Tracks, need: int) -> Drawn:

@@ -102,31 +102,46 @@ def walk(
         rng: draws; their number does not depend on the frames.
         compat: positions as published.
     """
-    S = len(frames)
+    S, source = len(frames), frames[0].shape[:2]
     resized = tuple(max(part, crop + MARGIN) for part, crop in zip(resized, size, strict=True))
     left, right, top, bottom = rng.integers(0, PAD, size=4)
-    padded_size = np.array([resized[1] + left + right, resized[0] + top + bottom])
-    scales = scale_walk(S, rng)
-    drifts = drift_walk(S, rng)
+    border = np.array([left, top])
+    padded_size = np.array([resized[1], resized[0]]) + border + [right, bottom]
+    scales, drifts = scale_walk(S, rng), drift_walk(S, rng)
     sides = np.maximum((padded_size * scales).astype(int), np.array(size[::-1]) + MARGIN)  # [S, 2] (width, height)
+    first = np.array([resized[1] / source[1], resized[0] / source[0]])
     out: Frames = []
     xy = np.empty_like(tracks.xy, dtype=np.float32)
     corner = np.zeros(2, int)
     for s in range(S):
-        frame, points = resize(frames[s], tracks.xy[s], resized, compat=compat)
-        frame = cv2.copyMakeBorder(frame, *(int(n) for n in (top, bottom, left, right)), cv2.BORDER_CONSTANT)
-        points = points + np.float32([left, top])
-        frame, points = resize(frame, points, (int(sides[s, 1]), int(sides[s, 0])), compat=compat)
+        second = sides[s] / padded_size
+        shift = border * second
+        points = raster_to_index(index_to_raster(tracks.xy[s]) * (first * second) + shift)
         if s == 0:
             corner = _first_corner(points[tracks.seen[0]], size)
         corner = np.clip(corner + drifts[s], 0, sides[s] - np.array(size[::-1]))
-        x0, y0 = corner
-        out.append(np.ascontiguousarray(frame[y0 : y0 + size[0], x0 : x0 + size[1]]))
+        out.append(_warped(frames[s], first * second, shift - corner, size))
+        if compat:  # both resizes as x * W' / W
+            points = (tracks.xy[s] * first + border) * second
         xy[s] = points - corner
     for axis in (0, 1):
         if rng.random() < 0.5:
             out, xy = flip(out, xy, axis, compat=compat)
     return out, tracks._replace(xy=xy)
+
+
+def _warped(frame: np.ndarray, scale: np.ndarray, shift: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The frame after raster (x, y) -> (x, y) * scale + shift, cut to ``size`` (H, W), black where there is nothing.
+
+    Resizing, padding, resizing again and cropping in one step: the picture is interpolated once (after an average where
+    it shrinks) and only what is kept is computed.
+    """
+    height, width = frame.shape[:2]
+    small = np.maximum(np.minimum(np.rint(scale * [width, height]), [width, height]).astype(int), 1)
+    frame = resize_frame(frame, (int(small[1]), int(small[0])))
+    rest = scale * [width, height] / small
+    matrix = np.array([[rest[0], 0, rest[0] / 2 - 0.5 + shift[0]], [0, rest[1], rest[1] / 2 - 0.5 + shift[1]]])
+    return cv2.warpAffine(frame, matrix, (size[1], size[0]), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
 
 def scale_walk(S: int, rng: np.random.Generator) -> np.ndarray:

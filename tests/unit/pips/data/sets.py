@@ -9,7 +9,7 @@ import numpy as np
 
 from everypoint.artifacts import atomic
 
-SIZE, FRAMES, POINTS = (72, 104), 14, 90
+SIZE, FRAMES, POINTS = (128, 184), 14, 200
 
 
 def write_set(
