@@ -3,7 +3,9 @@
 #   snakemake pips_export --config 'pips={export: {root: /data/pointodyssey}}'
 
 from everypoint.stages.pips_export import VERSION as EXPORT_VERSION
-from everypoint.stages.plan_pips import export_plan
+from everypoint.stages.pips_test import VERSION as TEST_VERSION
+from everypoint.stages.pips_train import VERSION as TRAIN_VERSION
+from everypoint.stages.plan_pips import TESTS, export_plan, train_plan
 
 clips = export_plan(plan.config)
 
@@ -60,3 +62,99 @@ rule pips_export:
         "../envs/pips.yaml"
     script:
         "../scripts/pips_export.py"
+
+
+training = train_plan(plan.config)
+config["runtime"]["pips"] = training.runtimes()
+
+
+pathvars:
+    pips=training.folder,
+
+
+wildcard_constraints:
+    testset="|".join(TESTS),
+
+
+rule pips_train:
+    input:
+        unpack(lambda wildcards: training.inputs("train")),
+    output:
+        training.model("train"),
+    log:
+        "<pips>/logs/pips_train.log",
+    benchmark:
+        "<pips>/logs/pips_train.jsonl"
+    conda:
+        "../envs/pips.yaml"
+    threads: training.workers("train") + 1
+    resources:
+        gpu=plan.gpus * training.processes("train"),
+        nodes=training.nodes("train"),
+    params:
+        options=training.parameters("train"),
+        seed=plan.config.seed,
+        version=TRAIN_VERSION,
+    script:
+        "../scripts/pips_train.py"
+
+
+rule pips_finetune:
+    input:
+        unpack(lambda wildcards: training.inputs("finetune")),
+    output:
+        training.model("finetune"),
+    log:
+        "<pips>/logs/pips_finetune.log",
+    benchmark:
+        "<pips>/logs/pips_finetune.jsonl"
+    conda:
+        "../envs/pips.yaml"
+    threads: training.workers("finetune") + 1
+    resources:
+        gpu=plan.gpus * training.processes("finetune"),
+        nodes=training.nodes("finetune"),
+    params:
+        options=training.parameters("finetune"),
+        seed=plan.config.seed,
+        version=TRAIN_VERSION,
+    script:
+        "../scripts/pips_finetune.py"
+
+
+rule pips_measure:
+    input:
+        unpack(lambda wildcards: training.test_inputs()),
+    output:
+        "<pips>/test/{testset}.json",
+    log:
+        "<pips>/logs/pips_measure.{testset}.log",
+    benchmark:
+        "<pips>/logs/pips_measure.{testset}.jsonl"
+    conda:
+        "../envs/pips.yaml"
+    threads: 4
+    resources:
+        gpu=plan.gpus,
+    params:
+        options=lambda wildcards: training.test_parameters(wildcards.testset),
+        version=TEST_VERSION,
+    script:
+        "../scripts/pips_measure.py"
+
+
+rule pips_test:
+    input:
+        expand("<pips>/test/{testset}.json", testset=training.tests),
+    output:
+        summary="<pips>/test/summary.json",
+        table="<pips>/test/summary.txt",
+    log:
+        "<pips>/logs/pips_test.log",
+    benchmark:
+        "<pips>/logs/pips_test.jsonl"
+    localrule: True
+    conda:
+        "../envs/pips.yaml"
+    script:
+        "../scripts/pips_test.py"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from everypoint.config.options_base import Options
 from everypoint.config.options_export import ExportOptions
+from everypoint.config.options_pips import PipsTestOptions
 
 
 class FramesOptions(Options):
@@ -70,3 +71,11 @@ class PipsUserOptions(Options):
     """PIPs++'s own data, training and tests; targets of their own, not part of the tracking of videos."""
 
     export: ExportOptions = Field(ExportOptions(), description="Clips of PointOdyssey that training reads.")
+    folder: Annotated[str, Field(min_length=1)] = Field("pips", description="Where trainings and tests go.")
+    train: dict[str, Any] = Field(
+        {}, description="Keys that differ from everypoint/pips/recipes/train.yaml (target pips_train)."
+    )
+    finetune: dict[str, Any] = Field(
+        {}, description="Keys that differ from everypoint/pips/recipes/finetune.yaml (target pips_finetune)."
+    )
+    test: PipsTestOptions = Field(PipsTestOptions(), description="Tests on annotated videos (target pips_test).")

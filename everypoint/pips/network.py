@@ -67,7 +67,7 @@ class PipsNetwork(nn.Module):
         """
         batch, length = rgb.shape[:2]
         features = self.fnet(centred(rgb.flatten(0, 1)))
-        pyramid = Pyramid(features)
+        pyramid = Pyramid(features.float())
         return refine(pyramid, self.delta_block, start, iterations, frames_of(batch, length, rgb.device)).predictions
 
 
@@ -145,10 +145,11 @@ def _rows(
 ) -> Tensor:
     """What the delta block takes, [B * N, S, 718]: correlations of each template, the motion's codes, the motion."""
     stacked = torch.stack(templates, 3) / CHANNELS**0.5  # [B, N, S, 3, C]
-    if torch.is_grad_enabled() and stacked.requires_grad:  # the gathered features are far larger than all else
-        found = checkpoint(windows, pyramid, stacked, xy, frames, blocks, use_reentrant=False)
-    else:
-        found = windows(pyramid, stacked, xy, frames, blocks)
+    with torch.autocast(xy.device.type, enabled=False):
+        if torch.is_grad_enabled() and stacked.requires_grad:  # the gathered features are far larger than all else
+            found = checkpoint(windows, pyramid, stacked, xy, frames, blocks, use_reentrant=False)
+        else:
+            found = windows(pyramid, stacked, xy, frames, blocks)
     motion = torch.cat([xy[:, :, 1:] - xy[:, :, :-1], xy[:, :, -1:] - xy[:, :, -2:-1]], 2)
     rows = torch.cat([found.flatten(-2).to(dtype), motion_codes(motion).to(dtype)], -1)
     return rows.flatten(0, 1)

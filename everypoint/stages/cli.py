@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from everypoint.errors import InputError
+from everypoint.stages import cli_pips
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO_CLIP = "bikes"
@@ -36,6 +37,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     demo.add_argument("--cores", type=int, metavar="N", help="CPU cores to use (default: all)")
     demo.set_defaults(run=run_demo)
     _register_config(subparsers)
+    cli_pips.register(subparsers)
 
 
 def _register_config(subparsers: argparse._SubParsersAction) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from typing import Any
 
 from everypoint.config.options_export import ExportOptions
+from everypoint.config.options_pips import RUNTIME_OF_TRAINING, PipsTrainOptions
+from everypoint.config.recipes import load_recipe
 from everypoint.config.user import Config
 
 
 def trains(config: Config) -> bool:
     """Whether data of PIPs++ are named, so that there may be no video to track."""
-    return config.pips.export.root is not None
+    pips = config.pips
+    tests = any((pips.test.tapvid, pips.test.crohd, pips.test.odyssey))
+    return pips.export.root is not None or bool(pips.train) or bool(pips.finetune) or tests
 
 
 @dataclass(frozen=True)
@@ -43,3 +48,84 @@ class ExportPlan:
 def export_plan(config: Config) -> ExportPlan:
     """The plan of a configuration."""
     return ExportPlan(config.pips.export, config.seed)
+
+
+TESTS = ("tapvid", "crohd", "odyssey")
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """Training, fine-tuning and tests: their options, files and what they read of each other."""
+
+    config: Config
+    source: str = "the configuration"
+
+    @property
+    def folder(self) -> str:
+        """Where all of it goes."""
+        return os.path.normpath(os.path.expanduser(self.config.pips.folder))
+
+    @functools.cached_property
+    def _trainings(self) -> dict[str, PipsTrainOptions]:
+        changes = {"train": self.config.pips.train, "finetune": self.config.pips.finetune}
+        return {name: load_recipe(name, change, self.source) for name, change in changes.items()}
+
+    def model(self, name: str) -> str:
+        """The model that ``train`` or ``finetune`` ends in."""
+        return f"{self.folder}/{name}/model-{self._trainings[name].steps:09d}.pth"
+
+    def inputs(self, name: str) -> dict[str, str]:
+        """The weights that another target makes, if it starts from these, and the clips that are exported."""
+        options = self._trainings[name]
+        found = {"weights": self.model(options.weights)} if options.weights == "train" and name != "train" else {}
+        if options.data == "clips" and options.source is None and self.config.pips.export.root is not None:
+            found["clips"] = f"{export_plan(self.config).folder}/export.json"
+        return found
+
+    def parameters(self, name: str) -> dict[str, Any]:
+        """Options that the weights depend on, with the folder that is read."""
+        options = self._trainings[name]
+        export = export_plan(self.config)
+        source = options.source or (export.folder if options.data == "clips" else export.options.root)
+        value = options.model_dump(mode="json", exclude=set(RUNTIME_OF_TRAINING))
+        return value | {"source": os.path.expanduser(source) if source else None}
+
+    def runtimes(self) -> dict[str, Any]:
+        """Options that no result depends on."""
+        found: dict[str, Any] = {"memory_gib": self.config.pips.test.memory_gib}
+        for name, options in self._trainings.items():
+            found[name] = {key: getattr(options, key) for key in RUNTIME_OF_TRAINING}
+        return found
+
+    def processes(self, name: str) -> int:
+        """Processes, and GPUs, of a machine."""
+        return self._trainings[name].processes
+
+    def nodes(self, name: str) -> int:
+        """Machines."""
+        return self._trainings[name].nodes
+
+    def workers(self, name: str) -> int:
+        """Processes that read clips, on one machine."""
+        options = self._trainings[name]
+        return options.workers * options.processes
+
+    @property
+    def tests(self) -> list[str]:
+        """The tests whose data are named."""
+        return [name for name in TESTS if getattr(self.config.pips.test, name)]
+
+    def test_inputs(self) -> dict[str, str]:
+        """The weights, where a target makes them."""
+        weights = self.config.pips.test.weights
+        return {"weights": self.model(weights)} if weights in self._trainings else {}
+
+    def test_parameters(self, name: str) -> dict[str, Any]:
+        """Options of one test."""
+        others = {other for other in TESTS if other != name}
+        return self.config.pips.test.model_dump(mode="json", exclude={*others, "memory_gib"})
+
+
+def train_plan(config: Config) -> TrainPlan:
+    """The plan of a configuration."""
+    return TrainPlan(config)
