@@ -16,18 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from overrides import read_overrides
+
 from everypoint.artifacts import atomic
 from everypoint.config.load import deep_merge
 from everypoint.config.presets import load_preset
 from everypoint.stages import evaluate, optimize, relevant, tracks
 
-REDUCED: dict[str, Any] = {
-    "model": {
-        "nvp": {"blocks": 4, "hidden": 64, "affine": "small"},
-        "field": {"hidden": 128, "samples": 16},
-    },
-    "optimize": {"learning_rate": 1e-3, "tensorboard": False, "rays": {"points": 64}},
-}
+REDUCED = Path(__file__).with_name("reduced.yaml")
 
 
 def _loss(**weights: float) -> dict[str, Any]:
@@ -44,7 +40,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no flow difference": _loss(flow_difference=0.0),
     "no depth range": _loss(depth_range=0.0),
     "no distortion": _loss(distortion=0.0),
-    "no acceleration": _loss(acceleration=0.0),
+    "acceleration 2": _loss(acceleration=2.0),
+    "weights as published": _loss(colour=10.0, distortion=10.0, depth_range=10.0, acceleration=20.0),
     "near mask 0.04": _loss(mask_near=0.04),
     "hard mining: none": _rays(hard_share=0.0),
     "hard mining: all matches (thesis)": _rays(hard_share=1.0),
@@ -61,7 +58,8 @@ def run(video: Path, work: Path, name: str, steps: int) -> dict[str, Any]:
     """Train, read out and score one variant; returns its scores, seconds and last row."""
     folder = work / video.name / f"{steps}-{name.replace(' ', '-').replace(':', '')}"
     plan = {"optimize": {"steps": steps, "log_every": max(steps // 20, 1)}}
-    preset = load_preset("omnimotion", {"omnimotion": deep_merge(deep_merge(REDUCED, plan), VARIANTS[name])})
+    reduced = read_overrides([str(REDUCED)], ["omnimotion"])["omnimotion"]
+    preset = load_preset("omnimotion", {"omnimotion": deep_merge(deep_merge(reduced, plan), VARIANTS[name])})
     frames = str(video / "frames" / "frames.npy")
     matches = max(video.glob("matches/*/matches.npz"), key=lambda path: path.stat().st_mtime)
     common = {"frames": frames, "seed": 0, "device": "cpu", "threads": 1}

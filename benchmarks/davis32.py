@@ -2,6 +2,7 @@
 
     python benchmarks/davis32.py --size 256 --methods chain
     python benchmarks/davis32.py --size 480 --methods chain chain-multi cpu
+    python benchmarks/davis32.py --size 256 --methods omnimotion --overrides benchmarks/reduced.yaml
 
 Needs the shared data (EVERYPOINT_SHARED, default ../shared). Figures count as "TAP-Vid-DAVIS, first 32 frames" and are
 not comparable with published full-length ones.
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from overrides import add_overrides, read_overrides, training_seconds
 
 from everypoint.artifacts import atomic
 from everypoint.artifacts.pickles import load_arrays_pickle
@@ -83,7 +85,7 @@ def table(results: Path, methods: list[str]) -> str:
         means, _ = mean_over_videos(list(scores.values()))
         rows.append([f"**{method}**", f"**mean of {len(scores)}**", *_cells(means), ""])
         for video, values in scores.items():
-            rows.append([method, video, *_cells(values), _seconds(results / video / "optimize" / method)])
+            rows.append([method, video, *_cells(values), training_seconds(results / video, method)])
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -92,28 +94,19 @@ def _cells(values: dict[str, float]) -> list[str]:
     return [f"{values[key]:.2f}" if key == "temporal_coherence" else f"{100 * values[key]:.1f}" for key in COLUMNS]
 
 
-def _seconds(folder: Path) -> str:
-    path = folder / "train.jsonl"
-    if not path.exists():
-        return ""
-    import json
-
-    return f"{json.loads(path.read_text().splitlines()[-1])['seconds']:.0f}"
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, choices=(256, 480), default=256)
     parser.add_argument("--methods", nargs="+", default=["chain"])
     parser.add_argument("--work", type=Path, default=None, help="folder for inputs and results")
-    parser.add_argument("--overrides", default="{}", help="YAML, as overrides: in the configuration")
+    add_overrides(parser)
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--snakemake", default="", help="further arguments for snakemake")
     arguments = parser.parse_args()
     work = (arguments.work or ROOT / "benchmarks" / "out" / f"davis32-{arguments.size}").resolve()
     work.mkdir(parents=True, exist_ok=True)
-    overrides = yaml.safe_load(arguments.overrides)
+    overrides = read_overrides(arguments.overrides, arguments.methods)
     results = run(work, arguments.size, arguments.methods, overrides, arguments.cores, arguments.snakemake)
     text = table(results, arguments.methods)
     atomic.write_text(work / "table.md", text + "\n")

@@ -8,12 +8,13 @@ from __future__ import annotations
 from everypoint.config.options_base import Options
 from everypoint.config.options_cadex import CadexLossOptions, CadexOptions, CadexSamplerOptions
 from everypoint.config.options_dense import DepthOptions, FeatureOptions, FlowOptions, MatchOptions, PairOptions
+from everypoint.config.options_export import ExportOptions
 from everypoint.config.options_field import FieldOptions, NvpOptions, RayLossOptions, RaySamplerOptions
 from everypoint.config.options_pips import PipsOptions
 from everypoint.config.options_preset import (
     ChainOptions,
-    LossOptions,
     CompanionOptions,
+    LossOptions,
     ModelOptions,
     OptimizeOptions,
     Preset,
@@ -28,22 +29,30 @@ from everypoint.config.options_sparse import (
     TrackFileOptions,
     XFeatOptions,
 )
-from everypoint.config.options_user import EvaluateOptions, FramesOptions, OverlayOptions, QueryOptions, ReportOptions
+from everypoint.config.options_user import (
+    EvaluateOptions,
+    FramesOptions,
+    OverlayOptions,
+    PipsUserOptions,
+    QueryOptions,
+    ReportOptions,
+)
 
 __all__ = [
+    "CadexLossOptions",
+    "CadexOptions",
+    "CadexSamplerOptions",
     "ChainOptions",
+    "CompanionOptions",
     "CotrackerOptions",
     "DepthOptions",
     "EvaluateOptions",
+    "ExportOptions",
     "FeatureOptions",
     "FieldOptions",
     "FlowOptions",
     "FramesOptions",
-    "CadexLossOptions",
-    "CadexOptions",
-    "CadexSamplerOptions",
     "LossOptions",
-    "CompanionOptions",
     "MatchOptions",
     "ModelOptions",
     "MutualOptions",
@@ -53,6 +62,7 @@ __all__ = [
     "OverlayOptions",
     "PairOptions",
     "PipsOptions",
+    "PipsUserOptions",
     "Preset",
     "ProcessedOptions",
     "QueryOptions",

@@ -174,8 +174,10 @@ class CompanionOptions(Options):
     neighbours: Annotated[int, Field(ge=3)] = Field(8, description="Companions that vote for a hidden point's place.")
     radius: PositiveFloat = Field(0.1, description="How far away they may be, as a share of the frame's longer side.")
     similarity: float = Field(
-        0.4, description="A hidden point is visible where they put it if it looks this much (cosine) as it did before."
+        0.3, description="A hidden point is visible where they put it if it looks this much (cosine) as elsewhere."
     )
+    doubt: float = Field(0.5, description="A visible point that looks less like itself (cosine) may be moved there ...")
+    margin: float = Field(0.1, description="... if it looks so much more like itself there.")
 
 
 class ReadoutOptions(Options):
@@ -217,7 +219,9 @@ class Preset(Options):
     """A named method: what tracks, and from what."""
 
     description: str = Field(description="One sentence for the report and the documentation.")
-    tracker: Literal["chain", "chain-multi", "optimize", "cotracker", "pips2"] = Field(description="The kind of tracker.")
+    tracker: Literal["chain", "chain-multi", "optimize", "cotracker", "pips2"] = Field(
+        description="The kind of tracker."
+    )
     flow: FlowOptions = FlowOptions()
     features: FeatureOptions = FeatureOptions()
     depth: DepthOptions = DepthOptions()

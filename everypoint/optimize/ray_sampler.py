@@ -203,7 +203,7 @@ class RaySampler:
         return by_weight((share * _SECOND_TOP).ceil().long(), uniform[:, None])[:, 0]
 
     def _batch(self, rows: Tensor, swapped: Tensor, gap: int | None) -> RayBatch:
-        pair = torch.searchsorted(self.offsets, rows, right=True) - 1  # pairs without rows are passed over
+        pair = torch.searchsorted(self.offsets, rows.contiguous(), right=True) - 1  # pairs without rows are passed over
         i, j = self.pairs[pair].unbind(-1)
         xy_i, xy_j, occluded = self.xy_i[rows], self.xy_j[rows], self.occluded[rows]
         turned = swapped[:, None]

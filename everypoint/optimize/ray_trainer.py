@@ -62,6 +62,9 @@ class RayTrainer(TrainerState):
         loss = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if self.options.gradient_clip:
+            for group in self.optimizer.param_groups:
+                nn.utils.clip_grad_norm_(group["params"], self.options.gradient_clip)
         self.optimizer.step()
         self.sampler.note_errors(batch, error, step)
         self._sweep(step)

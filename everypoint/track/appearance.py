@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from everypoint.config.options import ChainOptions
+from everypoint.track.base import TrackArrays
+
+SURE = 0.4  # similarity with its query at which a point is surely itself
 
 
 class Appearance:
@@ -25,11 +28,34 @@ class Appearance:
             rows = np.flatnonzero(queries[:, 0].astype(int) == t)
             self._own[rows] = self._at(t, queries[rows, 1:])
 
+    @property
+    def knows(self) -> bool:
+        """Whether there are features to compare."""
+        return self._features is not None
+
     def similarity(self, rows: np.ndarray, xy: np.ndarray, t: int) -> np.ndarray:
         """Cosine similarity [n] of index points ``xy`` [n, 2] in frame t with the queries ``rows`` [n]; 1 without."""
         if self._features is None:
             return np.ones(len(xy), np.float32)
         return (self._own[rows] * self._at(t, xy)).sum(-1)
+
+    def likeness(self, tracks: TrackArrays, places: np.ndarray | None = None) -> np.ndarray:
+        """Cosine similarity [T, N] of every point of the queries' tracks with how it looks where it is sure to be seen.
+
+        That is the mean over the frames in which it is visible and like its query. ``places`` [T, N, 2] are compared
+        instead of the tracks' own positions. 1 without features.
+        """
+        if self._features is None:
+            return np.ones(tracks.visible.shape, np.float32)
+        typical = self._own.copy()
+        everyone = np.arange(len(typical))
+        for t, seen in enumerate(tracks.visible):
+            there = self._at(t, tracks.tracks[t])
+            sure = seen & ((there * self._own).sum(-1) >= SURE)
+            typical[everyone[sure]] += there[sure]
+        typical /= np.maximum(np.linalg.norm(typical, axis=-1, keepdims=True), 1e-6)
+        where = tracks.tracks if places is None else places
+        return np.stack([(typical * self._at(t, xy)).sum(-1) for t, xy in enumerate(where)])
 
     def alike(
         self,

@@ -11,11 +11,12 @@ import numpy as np
 from everypoint.artifacts.flows import FlowStore
 from everypoint.config.options import Preset
 from everypoint.errors import ArtifactError
-from everypoint.track.appearance import Appearance
 from everypoint.track.base import TrackArrays
 from everypoint.track.chain import chain_tracks
+from everypoint.track.companions import starts
+from everypoint.track.evidence import Evidence
+from everypoint.track.fuse import fuse
 from everypoint.track.multi import chain_multi_tracks
-from everypoint.track.refine import refine
 
 if TYPE_CHECKING:
     import torch
@@ -45,10 +46,7 @@ def track(
     if preset.tracker == "chain":
         return chain_tracks(_needed(inputs.flows, "flows"), queries, frames, preset.chain)
     if preset.tracker == "chain-multi":
-        flows = _needed(inputs.flows, "flows")
-        walked = chain_multi_tracks(flows, queries, frames, preset.chain, inputs.features)
-        appearance = Appearance(inputs.features, flows.size, queries)
-        return refine(walked, walked.tracks, flows, queries, preset.chain, preset.readout, appearance)
+        return _walk_and_fuse(preset, queries, inputs, None)
     if preset.tracker == "cotracker":
         from everypoint.track.cotracker import cotracker_tracks  # torch is needed for networks only
 
@@ -62,7 +60,6 @@ def track(
 
 def _optimized(preset: Preset, queries: np.ndarray, inputs: TrackInputs, device: torch.device | str) -> TrackArrays:
     from everypoint.models.files import load_model  # torch is needed for models only
-    from everypoint.track.fuse import fuse
     from everypoint.track.model import proposal
 
     model = load_model(_needed(inputs.model, "the optimised model"), device)
@@ -76,9 +73,21 @@ def _optimized(preset: Preset, queries: np.ndarray, inputs: TrackInputs, device:
     proposed = proposal(model, queries, preset.readout)
     if not preset.readout.fuse:
         return proposed
-    flows = _needed(inputs.flows, "flows")
-    evidence = chain_multi_tracks(flows, queries, len(inputs.frames), preset.chain, inputs.features)
-    return fuse(evidence, proposed, flows, queries, preset.chain, preset.readout, inputs.features)
+    return _walk_and_fuse(preset, queries, inputs, proposed)
+
+
+def _walk_and_fuse(
+    preset: Preset, queries: np.ndarray, inputs: TrackInputs, proposed: TrackArrays | None
+) -> TrackArrays:
+    """The walk along the flows, joined with what is proposed and with companions, where the preset asks for some."""
+    frames, options = len(inputs.frames), preset.readout.companions
+    evidence = Evidence(_needed(inputs.flows, "flows"), preset.chain, inputs.features, inputs.frames)
+    companions = None
+    if options.every:
+        plain = Evidence(evidence.store, preset.chain.model_copy(update={"boundary_radius": 0.0}), inputs.features)
+        companions = chain_multi_tracks(plain, starts(evidence.store, frames, options), frames)
+    walked = chain_multi_tracks(evidence, queries, frames)
+    return fuse(walked, proposed, evidence, queries, preset.readout, companions)
 
 
 def _needed(value: Value | None, name: str) -> Value:

@@ -1,44 +1,101 @@
-"""The model proposes, the flow evidence refines: a motion model's read-out joined with the tracks of ``chain-multi``.
+"""What proposes, and what the flows say: a model's read-out and companions joined with the tracks of the walk.
 
-1. refine: the evidence is refined from both directions of time; where it called a point occluded, arrivals that agree
-   with the model's proposal make it visible;
-2. fill: where the point stays hidden the model's motion carries it, shifted so that it meets the visible track at both
-   ends of the gap, if the model agrees with the visible track around it. Flows are blind there.
+1. refine: the walk is refined from both directions of time; where it called a point hidden, arrivals that agree with
+   where the point is expected make it visible;
+2. companions, where there are some: a hidden point is expected where its surroundings have gone; if it looks there as
+   it did, it is visible, and the flows around it are asked again;
+3. fill: where the point stays hidden its companions carry it, else the model's motion, shifted so that it meets the
+   visible track at both ends of the gap, if the model agrees with the visible track around it.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from everypoint.artifacts.flows import FlowStore
-from everypoint.config.options import ChainOptions, ReadoutOptions
+from everypoint.config.options import CompanionOptions, ReadoutOptions
+from everypoint.geometry import inside_index
 from everypoint.track.appearance import Appearance
 from everypoint.track.base import TrackArrays
+from everypoint.track.companions import Proposal, propose
+from everypoint.track.evidence import Evidence
 from everypoint.track.refine import refine
 
 TRUSTED_SPAN = 4  # frames over which the model has to agree with a visible track to carry it further
+COMPANION_ROUNDS = 2  # a point that is found again shows its neighbours the way
 
 
 def fuse(
-    evidence: TrackArrays,
-    proposal: TrackArrays,
-    store: FlowStore,
+    walked: TrackArrays,
+    proposal: TrackArrays | None,
+    evidence: Evidence,
     queries: np.ndarray,
-    chain: ChainOptions,
     options: ReadoutOptions,
-    features: np.ndarray | None = None,
+    companions: TrackArrays | None = None,
 ) -> TrackArrays:
-    """Join the walk's evidence and a model's proposal for the same queries [N, 3] (t, x, y index).
+    """Join the walk's tracks, a model's proposal and companions, for the same queries [N, 3] (t, x, y index).
 
-    ``features`` float16 [T, h, w, C] are those of the appearance check, or None.
+    Args:
+        walked: tracks made of flows alone.
+        proposal: read out of a model, or None.
+        evidence: the flows, and what judges them.
+        options: how.
+        companions: tracks [T, M, 2] of points all over the video, or None.
     """
-    appearance = Appearance(features, store.size, queries)
-    expected = anchor(evidence, proposal, options.agreement)
-    refined = refine(evidence, expected, store, queries, chain, options, appearance)
-    filled = anchor(refined, proposal, options.agreement)
-    tracks = np.where(refined.visible[..., None], refined.tracks, filled)
-    confidence = np.where(refined.visible, refined.confidence, 0.3 * proposal.confidence)
-    return TrackArrays(tracks.astype(np.float32), refined.visible, confidence.astype(np.float32))
+    appearance, radius = evidence.appearance(queries), options.companions.radius * max(evidence.size)
+    found = refine(walked, _expected(walked, proposal, None, options), evidence, queries, options, appearance)
+    there = None
+    if companions is not None:
+        for _ in range(COMPANION_ROUNDS):
+            doubted = doubts(found, queries, appearance, options.companions.doubt)
+            clear = found._replace(visible=found.visible & ~doubted)
+            there = propose(clear, companions, radius, options.companions)
+            expected = _expected(found, proposal, there, options)
+            found = regain(found, doubted, there, evidence.size, appearance, options.companions)
+            found = refine(found, expected, evidence, queries, options, appearance, rounds=1)
+        there = propose(found, companions, radius, options.companions)
+    filled = _expected(found, proposal, there, options)
+    tracks = np.where(found.visible[..., None], found.tracks, filled)
+    hidden = 0.3 * proposal.confidence if proposal is not None else np.zeros_like(found.confidence)
+    confidence = np.where(found.visible, found.confidence, hidden)
+    return TrackArrays(tracks.astype(np.float32), found.visible, confidence.astype(np.float32))
+
+
+def doubts(found: TrackArrays, queries: np.ndarray, appearance: Appearance, least: float) -> np.ndarray:
+    """Visible points [T, N] that look unlike themselves; queries [N, 3] are beyond doubt."""
+    doubted = found.visible & (appearance.likeness(found) < least)
+    doubted[queries[:, 0].astype(int), np.arange(len(queries))] = False
+    return doubted
+
+
+def regain(
+    found: TrackArrays,
+    doubted: np.ndarray,
+    there: Proposal,
+    size: tuple[int, int],
+    appearance: Appearance,
+    options: CompanionOptions,
+) -> TrackArrays:
+    """Hidden points seen again, and doubted ones put right, where companions expect them, judged by their looks.
+
+    Without features nothing can be judged, and all stays as it is.
+    """
+    if not appearance.knows:
+        return found
+    here, looks = appearance.likeness(found), appearance.likeness(found, there.xy)  # [T, N]
+    usable = there.known & inside_index(there.xy, *size) & (looks >= options.similarity)
+    again = usable & ~found.visible
+    changed = again | (usable & doubted & (looks >= here + options.margin))
+    tracks = np.where(changed[..., None], there.xy, found.tracks)
+    confidence = np.where(changed, 0.5, found.confidence)
+    return TrackArrays(tracks, found.visible | again, confidence.astype(np.float32))
+
+
+def _expected(
+    found: TrackArrays, proposal: TrackArrays | None, there: Proposal | None, options: ReadoutOptions
+) -> np.ndarray:
+    """Where hidden points are expected [T, N, 2]: by companions, else by the model, else where they are."""
+    expected = found.tracks if proposal is None else anchor(found, proposal, options.agreement)
+    return expected if there is None else np.where(there.known[..., None], there.xy, expected)
 
 
 def anchor(evidence: TrackArrays, proposal: TrackArrays, agreement: float) -> np.ndarray:

@@ -15,12 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from everypoint.artifacts.flows import FlowStore
 from everypoint.config.options import ChainOptions
 from everypoint.geometry import inside_index
 from everypoint.track.appearance import Appearance
 from everypoint.track.base import TrackArrays, empty_tracks
-from everypoint.track.chain import step
+from everypoint.track.evidence import Evidence
 
 NEVER = 1e9  # more than any cost: an arrival that holds comes before one that does not
 LARGEST_ERROR = 20.0  # px at which the cost of one step saturates
@@ -36,27 +35,23 @@ class Arrival(NamedTuple):
     holds: np.ndarray  # bool [n], the evidence says visible
 
 
-def chain_multi_tracks(
-    store: FlowStore, queries: np.ndarray, frames: int, options: ChainOptions, features: np.ndarray | None = None
-) -> TrackArrays:
+def chain_multi_tracks(evidence: Evidence, queries: np.ndarray, frames: int) -> TrackArrays:
     """Track queries [N, 3] (t, x, y index) through ``frames`` frames, forwards and backwards in time.
 
-    Args:
-        store: flows; every interval of ``options`` that it holds is used, and direct ones where asked.
-        features: float16 [T, h, w, C] for the appearance check, or None.
+    Every interval of the evidence's options that its flows hold is used, and direct ones where asked.
     """
     out = empty_tracks(frames, queries)
     cost = np.full((frames, len(queries)), np.inf, np.float32)
     start = queries[:, 0].astype(int)
     cost[start, np.arange(len(queries))] = 0
-    appearance = Appearance(features, store.size, queries)
+    appearance = evidence.appearance(queries)
     for direction in (1, -1):
         times = range(1, frames) if direction == 1 else range(frames - 2, -1, -1)
         for t in times:
             active = np.flatnonzero((t - start) * direction > 0)
             if len(active):
-                arrivals = list(_arrivals(store, out, cost, start, active, t, direction, options, appearance))
-                _take_best(out, cost, active, t, arrivals, options)
+                arrivals = list(_arrivals(evidence, out, cost, start, active, t, direction, appearance))
+                _take_best(out, cost, active, t, arrivals, evidence.options)
     return out
 
 
@@ -70,20 +65,20 @@ def consistent(before: np.ndarray, after: np.ndarray, error: np.ndarray, options
 
 
 def _arrivals(
-    store: FlowStore,
+    evidence: Evidence,
     out: TrackArrays,
     cost: np.ndarray,
     start: np.ndarray,
     active: np.ndarray,
     t: int,
     direction: int,
-    options: ChainOptions,
     appearance: Appearance,
 ) -> Iterator[Arrival]:
-    for source, rows in _sources(store, start, active, t, direction, options):
+    options = evidence.options
+    for source, rows in _sources(evidence, start, active, t, direction):
         before = out.tracks[source, rows]
-        xy, error = step(store, source, t, before)
-        holds = consistent(before, xy, error, options) & inside_index(xy, *store.size) & out.visible[source, rows]
+        xy, error = evidence.step(source, t, before)
+        holds = consistent(before, xy, error, options) & inside_index(xy, *evidence.size) & out.visible[source, rows]
         similarity, same_surface = appearance.compare(rows, (source, before), (t, xy), options)
         holds &= same_surface
         price = cost[source, rows] + options.step_cost + np.minimum(error, LARGEST_ERROR) ** 2
@@ -92,17 +87,17 @@ def _arrivals(
 
 
 def _sources(
-    store: FlowStore, start: np.ndarray, active: np.ndarray, t: int, direction: int, options: ChainOptions
+    evidence: Evidence, start: np.ndarray, active: np.ndarray, t: int, direction: int
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Earlier frames with a flow to t, each with the active queries that have a position there."""
-    chained = [t - direction * interval for interval in options.intervals]
+    chained = [t - direction * interval for interval in evidence.options.intervals]
     for source in chained:
         rows = active[(source - start[active]) * direction >= 0]
-        if len(rows) and store.has(source, t) and store.has(t, source):
+        if len(rows) and evidence.both_ways(source, t):
             yield source, rows
-    if options.direct:
+    if evidence.options.direct:
         for source in np.unique(start[active]):
-            if source not in chained and store.has(int(source), t) and store.has(t, int(source)):
+            if source not in chained and evidence.both_ways(int(source), t):
                 yield int(source), active[start[active] == source]
 
 

@@ -9,37 +9,38 @@ from __future__ import annotations
 
 import numpy as np
 
-from everypoint.artifacts.flows import FlowStore
-from everypoint.config.options import ChainOptions, ReadoutOptions
+from everypoint.config.options import ReadoutOptions
 from everypoint.geometry import inside_index
 from everypoint.track.appearance import Appearance
 from everypoint.track.base import TrackArrays
-from everypoint.track.chain import step
+from everypoint.track.evidence import Evidence
 
 OWN_WEIGHT = 2.0  # weight of a position in its own refinement; an arrival with no error weighs 10
 
 
 def refine(
-    evidence: TrackArrays,
+    walked: TrackArrays,
     expected: np.ndarray,
-    store: FlowStore,
+    evidence: Evidence,
     queries: np.ndarray,
-    chain: ChainOptions,
     options: ReadoutOptions,
     appearance: Appearance,
+    rounds: int | None = None,
 ) -> TrackArrays:
-    """Refine tracks of queries [N, 3] (t, x, y index); ``options.refine_rounds`` times.
+    """Refine tracks of queries [N, 3] (t, x, y index); ``rounds`` times, else as often as the options say.
 
     Args:
-        evidence: the tracks of the walk.
-        expected: [T, N, 2], where hidden points are expected (a model's proposal, or the evidence's own positions).
+        walked: the tracks of the walk.
+        expected: [T, N, 2], where hidden points are expected (a proposal, or the walk's own positions).
+        evidence: what carries points from frame to frame.
+        appearance: of the queries.
     """
-    tracks, visible = evidence.tracks.copy(), evidence.visible.copy()
+    tracks, visible = walked.tracks.copy(), walked.visible.copy()
     own = queries[:, 0].astype(int), np.arange(len(queries))
-    for _ in range(options.refine_rounds):
-        tracks, visible = _round(tracks, visible, expected, store, chain, options, appearance)
+    for _ in range(options.refine_rounds if rounds is None else rounds):
+        tracks, visible = _round(tracks, visible, expected, evidence, options, appearance)
         tracks[own], visible[own] = queries[:, 1:], True
-    confidence = np.where(visible & ~evidence.visible, 0.5, evidence.confidence)
+    confidence = np.where(visible & ~walked.visible, 0.5, walked.confidence)
     return TrackArrays(tracks.astype(np.float32), visible, confidence.astype(np.float32))
 
 
@@ -47,8 +48,7 @@ def _round(
     tracks: np.ndarray,
     visible: np.ndarray,
     expected: np.ndarray,
-    store: FlowStore,
-    chain: ChainOptions,
+    evidence: Evidence,
     options: ReadoutOptions,
     appearance: Appearance,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -58,10 +58,10 @@ def _round(
     everyone = np.arange(tracks.shape[1])
     for t in range(frames):
         positions, weights = [tracks[t]], [OWN_WEIGHT * visible[t]]
-        for source in _neighbours(store, t, frames, chain.intervals):
-            xy, error = step(store, source, t, tracks[source])
-            usable = visible[source] & inside_index(xy, *store.size) & (error <= options.recover_error)
-            usable &= appearance.alike(everyone, (source, tracks[source]), (t, xy), chain)
+        for source in _neighbours(evidence, t, frames):
+            xy, error = evidence.step(source, t, tracks[source])
+            usable = visible[source] & inside_index(xy, *evidence.size) & (error <= options.recover_error)
+            usable &= appearance.alike(everyone, (source, tracks[source]), (t, xy), evidence.options)
             positions.append(xy)
             weights.append(usable / (0.1 + error**2))
         xy, weight = np.stack(positions), np.stack(weights)  # [S, N, 2], [S, N]
@@ -78,7 +78,7 @@ def _round(
     return new_tracks, new_visible
 
 
-def _neighbours(store: FlowStore, t: int, frames: int, intervals: tuple[int, ...]) -> list[int]:
-    """Frames before and after t with flows to and from it at the given gaps."""
-    candidates = [t + sign * gap for gap in intervals for sign in (-1, 1)]
-    return [s for s in candidates if 0 <= s < frames and store.has(s, t) and store.has(t, s)]
+def _neighbours(evidence: Evidence, t: int, frames: int) -> list[int]:
+    """Frames before and after t with flows to and from it at the evidence's gaps."""
+    candidates = [t + sign * gap for gap in evidence.options.intervals for sign in (-1, 1)]
+    return [s for s in candidates if 0 <= s < frames and evidence.both_ways(s, t)]

@@ -16,6 +16,7 @@ from everypoint.models.motion import MotionModel
 from everypoint.track import model as model_room
 from everypoint.track.chain import chain_tracks
 from everypoint.track.dispatch import TrackInputs, track
+from everypoint.track.evidence import Evidence
 from everypoint.track.fuse import fuse
 from everypoint.track.model import model_tracks
 from everypoint.track.multi import chain_multi_tracks
@@ -71,7 +72,7 @@ def test_chain_multi_with_and_without_features(flows):
     chosen = preset("chain-multi")
     features = np.random.default_rng(0).normal(size=(FRAMES, 6, 8, 4)).astype(np.float16)
     for given in (features, None):
-        expected = chain_multi_tracks(flows, QUERIES, FRAMES, chosen.chain, given)
+        expected = chain_multi_tracks(Evidence(flows, chosen.chain, given), QUERIES, FRAMES)
         equal(run(chosen, flows=flows, features=given), expected)
 
 
@@ -83,8 +84,11 @@ def test_optimize_alone_needs_no_flows(model):
 def test_optimize_fused(model, flows):
     chosen = preset("optimize", fuse=True)
     proposal = model_tracks(still_model(), QUERIES, chosen.readout.occlusion_depth)
-    evidence = chain_multi_tracks(flows, QUERIES, FRAMES, chosen.chain)
-    equal(run(chosen, model=model, flows=flows), fuse(evidence, proposal, flows, QUERIES, chosen.chain, chosen.readout))
+    evidence = chain_multi_tracks(Evidence(flows, chosen.chain), QUERIES, FRAMES)
+    equal(
+        run(chosen, model=model, flows=flows),
+        fuse(evidence, proposal, Evidence(flows, chosen.chain), QUERIES, chosen.readout),
+    )
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -8,9 +8,10 @@ import pytest
 from everypoint.artifacts.flows import FlowStore
 from everypoint.config.options import ChainOptions, ReadoutOptions
 from everypoint.track.base import TrackArrays, empty_tracks
+from everypoint.track.evidence import Evidence
 from everypoint.track.fuse import anchor, fuse
 from everypoint.track.multi import chain_multi_tracks
-from tests.unit.track.worlds import constant_store, exact_store, queries_of, scene, truth_of
+from tests.unit.track.worlds import constant_store, exact_store, object_features, queries_of, scene, truth_of
 
 CHAIN = ChainOptions(cycle_threshold=3.0, intervals=(1, 2, 4, 8), direct=True, step_cost=0.1)
 READOUT = ReadoutOptions(refine_rounds=2, agreement=3.0, recover_support=1, recover_error=5.0)
@@ -41,9 +42,9 @@ def proposal_of(tracks: np.ndarray, shift: tuple[float, float] = (2.0, -1.5), dr
 
 @pytest.fixture(scope="module")
 def fused(made, store, queries) -> tuple[TrackArrays, TrackArrays]:
-    evidence = chain_multi_tracks(store, queries, FRAMES, CHAIN)
+    evidence = chain_multi_tracks(Evidence(store, CHAIN), queries, FRAMES)
     tracks, _ = truth_of(made, queries)
-    return evidence, fuse(evidence, proposal_of(tracks), store, queries, CHAIN, READOUT)
+    return evidence, fuse(evidence, proposal_of(tracks), Evidence(store, CHAIN), queries, READOUT)
 
 
 def test_never_moves_the_query(fused, queries):
@@ -106,7 +107,7 @@ def evidence_with(hidden: list[int], tracks: np.ndarray = PATH) -> TrackArrays:
 
 
 def test_a_frame_that_flows_and_model_vouch_for_becomes_visible(still):
-    result = fuse(evidence_with([2, 3]), proposal_of(PATH), still, QUERY, CHAIN, READOUT)
+    result = fuse(evidence_with([2, 3]), proposal_of(PATH), Evidence(still, CHAIN), QUERY, READOUT)
     assert result.visible.all()
     np.testing.assert_allclose(result.tracks, PATH, atol=0.05)
 
@@ -115,21 +116,21 @@ def test_a_frame_that_the_model_places_elsewhere_stays_hidden(still):
     far = PATH.copy()
     far[2] += [0.0, 9.0]  # the model knows better: it went behind something
     evidence = evidence_with([2])
-    result = fuse(evidence, proposal_of(far, (0, 0), 0), still, QUERY, CHAIN, READOUT)
+    result = fuse(evidence, proposal_of(far, (0, 0), 0), Evidence(still, CHAIN), QUERY, READOUT)
     assert not result.visible[2, 0]
     np.testing.assert_allclose(result.tracks[2], far[2], atol=0.05)
 
 
 def test_as_many_arrivals_as_asked_for_are_needed(still):
     options = READOUT.model_copy(update={"recover_support": 99})
-    result = fuse(evidence_with([2]), proposal_of(PATH), still, QUERY, CHAIN, options)
+    result = fuse(evidence_with([2]), proposal_of(PATH), Evidence(still, CHAIN), QUERY, options)
     assert not result.visible[2, 0]
 
 
 def test_one_position_that_is_off_is_drawn_to_what_all_others_say(still):
     bent = PATH.copy()
     bent[3] += [0.0, 1.5]
-    result = fuse(evidence_with([], bent), proposal_of(PATH), still, QUERY, CHAIN, READOUT)
+    result = fuse(evidence_with([], bent), proposal_of(PATH), Evidence(still, CHAIN), QUERY, READOUT)
     assert abs(result.tracks[3, 0, 1] - 6.0) < 0.3
     np.testing.assert_allclose(result.tracks[[0, 1, 2, 4, 5]], PATH[[0, 1, 2, 4, 5]], atol=0.3)
 
@@ -138,7 +139,7 @@ def test_without_rounds_the_evidence_stands_and_only_gaps_are_filled(still):
     options = READOUT.model_copy(update={"refine_rounds": 0})
     wrong = PATH.copy()
     wrong[2:4] += [7.0, 7.0]
-    result = fuse(evidence_with([2, 3], wrong), proposal_of(PATH), still, QUERY, CHAIN, options)
+    result = fuse(evidence_with([2, 3], wrong), proposal_of(PATH), Evidence(still, CHAIN), QUERY, options)
     assert result.visible[:, 0].tolist() == [True, True, False, False, True, True]
     np.testing.assert_allclose(result.tracks, PATH, atol=0.3)
 
@@ -168,5 +169,48 @@ def test_a_point_seen_in_its_own_frame_only_follows_the_model(still):
 
 def test_no_queries(still):
     none = np.empty((0, 3), np.float32)
-    result = fuse(empty_tracks(6, none), empty_tracks(6, none), still, none, CHAIN, READOUT)
+    result = fuse(empty_tracks(6, none), empty_tracks(6, none), Evidence(still, CHAIN), none, READOUT)
     assert result.tracks.shape == (6, 0, 2)
+
+
+LOST = slice(5, 9)
+FAR_APART = ChainOptions(intervals=(11,), direct=False)  # flows that are of no help
+
+
+@pytest.fixture(scope="module")
+def lost(made, queries) -> tuple[TrackArrays, TrackArrays, np.ndarray]:
+    """True tracks that forget a third of their points over some frames, their companions, and which points."""
+    tracks, visible = truth_of(made, queries)
+    away = np.zeros_like(visible)
+    away[LOST, ::3] = True
+    away[queries[:, 0].astype(int), np.arange(len(queries))] = False
+    found = TrackArrays(tracks.astype(np.float32), visible & ~away, np.ones(visible.shape, np.float32))
+    found.tracks[away] += 25
+    others = queries_of(made, 400, seed=7)
+    companions = TrackArrays(*[values.astype(np.float32) for values in truth_of(made, others)], None)
+    return found, companions._replace(visible=companions.visible.astype(bool)), away & visible
+
+
+@pytest.mark.parametrize("features", [True, False], ids=["features", "blind"])
+def test_companions_bring_back_what_was_lost(made, store, queries, lost, features):
+    found, companions, away = lost
+    evidence = Evidence(store, FAR_APART, object_features(made) if features else None)
+    result = fuse(found, None, evidence, queries, READOUT, companions)
+    tracks, _ = truth_of(made, queries)
+    near = np.linalg.norm(result.tracks - tracks, axis=-1) < 1.5
+    assert near[away].mean() > 0.9
+    assert result.visible[away].mean() > 0.9 if features else not result.visible[away].any()
+
+
+def test_a_point_on_another_surface_is_put_right(made, store, queries, lost):
+    found, companions, away = lost
+    wrong = found._replace(visible=found.visible | away)  # seen, but 25 px away
+    evidence = Evidence(store, FAR_APART, object_features(made))
+    result = fuse(wrong, None, evidence, queries, READOUT, companions)
+    tracks, _ = truth_of(made, queries)
+    labels = np.stack(
+        [evidence.appearance(queries).similarity(np.arange(len(queries)), wrong.tracks[t], t) for t in range(FRAMES)]
+    )
+    elsewhere = away & (labels < 0.4)
+    assert elsewhere.sum() > 20
+    assert (np.linalg.norm(result.tracks - tracks, axis=-1)[elsewhere] < 1.5).mean() > 0.85

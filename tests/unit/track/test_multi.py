@@ -10,6 +10,7 @@ from everypoint.artifacts.flows import FlowShardWriter, FlowStore
 from everypoint.config.options import ChainOptions
 from everypoint.track.appearance import Appearance
 from everypoint.track.chain import chain_tracks
+from everypoint.track.evidence import Evidence
 from everypoint.track.multi import chain_multi_tracks, consistent
 from tests.unit.track.worlds import constant_store, exact_store, object_features, queries_of, scene, truth_of
 
@@ -54,7 +55,7 @@ def scores(found, tracks: np.ndarray, visible: np.ndarray, queries: np.ndarray) 
 def test_is_better_than_chain_where_points_are_hidden_in_between(made, store, queries):
     tracks, visible = truth_of(made, queries)
     plain = scores(chain_tracks(store, queries, FRAMES, OPTIONS), tracks, visible, queries)
-    multi = scores(chain_multi_tracks(store, queries, FRAMES, OPTIONS), tracks, visible, queries)
+    multi = scores(chain_multi_tracks(Evidence(store, OPTIONS), queries, FRAMES), tracks, visible, queries)
     assert multi[0] >= plain[0]
     assert multi[1] > plain[1]
     assert multi[0] > 0.9
@@ -64,7 +65,7 @@ def test_is_better_than_chain_where_points_are_hidden_in_between(made, store, qu
 def test_sees_a_point_again_that_chain_has_lost(made, store, queries):
     tracks, visible = truth_of(made, queries)
     plain = chain_tracks(store, queries, FRAMES, OPTIONS)
-    multi = chain_multi_tracks(store, queries, FRAMES, OPTIONS)
+    multi = chain_multi_tracks(Evidence(store, OPTIONS), queries, FRAMES)
     again = reappearing(visible, queries)
     assert again.sum() >= 10
     lost = again & ~plain.visible
@@ -90,14 +91,14 @@ def test_with_gap_1_alone_it_is_chain(made, store, queries):
     options = OPTIONS.model_copy(update={"intervals": (1,), "direct": False})
     plain, multi = (
         chain_tracks(store, queries, FRAMES, options),
-        chain_multi_tracks(store, queries, FRAMES, options),
+        chain_multi_tracks(Evidence(store, options), queries, FRAMES),
     )
     np.testing.assert_array_equal(multi.visible, plain.visible)
     np.testing.assert_allclose(multi.tracks, plain.tracks, atol=1e-5)
 
 
 def test_a_store_without_some_intervals_is_enough(made, queries, tmp_path):
-    found = chain_multi_tracks(exact_store(made, tmp_path / "flow", gaps=(1, 4)), queries, FRAMES, OPTIONS)
+    found = chain_multi_tracks(Evidence(exact_store(made, tmp_path / "flow", gaps=(1, 4)), OPTIONS), queries, FRAMES)
     tracks, visible = truth_of(made, queries)
     assert scores(found, tracks, visible, queries)[0] > 0.85
 
@@ -119,7 +120,7 @@ def test_the_cheapest_way_is_taken(tmp_path):
     start = np.array([[0, 4.0, 4.0]], np.float32)
     for cost, expected in ((0.0, 10.0), (0.1, 11.0)):  # without a cost of steps the two short ones win
         options = OPTIONS.model_copy(update={"step_cost": max(cost, 1e-6), "intervals": (1, 2), "direct": False})
-        found = chain_multi_tracks(store, start, 3, options)
+        found = chain_multi_tracks(Evidence(store, options), start, 3)
         assert found.tracks[2, 0, 0] == pytest.approx(expected, abs=0.02)
         assert found.visible.all()
 
@@ -138,7 +139,9 @@ def test_among_hidden_arrivals_the_cheapest_counts_to_the_last_digit(tmp_path):
         writer.write(i, targets, flows)
     writer.publish()
     options = OPTIONS.model_copy(update={"step_cost": 0.01, "intervals": (1, 2), "direct": False})
-    found = chain_multi_tracks(FlowStore([tmp_path / "flow"]), np.array([[0, 4.0, 4.0]], np.float32), 3, options)
+    found = chain_multi_tracks(
+        Evidence(FlowStore([tmp_path / "flow"]), options), np.array([[0, 4.0, 4.0]], np.float32), 3
+    )
     assert not found.visible[2, 0]
     assert found.tracks[2, 0, 0] == pytest.approx(13.0, abs=0.02)  # one long step costs 0.01 less than two
 
@@ -146,7 +149,7 @@ def test_among_hidden_arrivals_the_cheapest_counts_to_the_last_digit(tmp_path):
 @pytest.mark.parametrize("t0", [0, 5, 11])
 def test_goes_both_ways_from_any_frame(tmp_path, t0):
     store = constant_store(tmp_path / "flow", FRAMES, (40, 48), (1.5, -1.0))
-    found = chain_multi_tracks(store, np.array([[t0, 20.25, 18.5]], np.float32), FRAMES, OPTIONS)
+    found = chain_multi_tracks(Evidence(store, OPTIONS), np.array([[t0, 20.25, 18.5]], np.float32), FRAMES)
     expected = np.array([[20.25 + 1.5 * (t - t0), 18.5 - (t - t0)] for t in range(FRAMES)])
     np.testing.assert_allclose(found.tracks[:, 0], expected, atol=1e-4)
     np.testing.assert_array_equal(found.visible[:, 0], ((expected >= 0) & (expected <= [47, 39])).all(1))
@@ -158,14 +161,16 @@ def test_flows_that_are_no_numbers_leave_finite_tracks(tmp_path):
         targets = [j for j in range(4) if j != i]
         writer.write(i, targets, np.full((3, *size, 2), np.nan, np.float32))
     writer.publish()
-    found = chain_multi_tracks(FlowStore([tmp_path / "flow"]), np.array([[1, 4.0, 4.0]], np.float32), 4, OPTIONS)
+    found = chain_multi_tracks(
+        Evidence(FlowStore([tmp_path / "flow"]), OPTIONS), np.array([[1, 4.0, 4.0]], np.float32), 4
+    )
     assert np.isfinite(found.tracks).all()
     assert np.isfinite(found.confidence).all()
     assert found.visible[:, 0].tolist() == [False, True, False, False]
 
 
 def test_no_queries(store):
-    found = chain_multi_tracks(store, np.empty((0, 3), np.float32), FRAMES, OPTIONS)
+    found = chain_multi_tracks(Evidence(store, OPTIONS), np.empty((0, 3), np.float32), FRAMES)
     assert (found.tracks.shape, found.visible.shape) == ((FRAMES, 0, 2), (FRAMES, 0))
 
 
@@ -180,9 +185,9 @@ def drifting_store(folder, made) -> FlowStore:
 def test_appearance_stops_a_drift_onto_another_surface(made, queries, tmp_path):
     store = drifting_store(tmp_path / "flow", made)
     features = object_features(made)
-    blind = chain_multi_tracks(store, queries, FRAMES, OPTIONS)
+    blind = chain_multi_tracks(Evidence(store, OPTIONS), queries, FRAMES)
     strict = OPTIONS.model_copy(update={"step_appearance_threshold": 1.1})  # like the query or not at all
-    seeing = chain_multi_tracks(store, queries, FRAMES, strict, features)
+    seeing = chain_multi_tracks(Evidence(store, strict, features), queries, FRAMES)
     assert blind.visible.all()  # the cycle check has nothing to say
     rows = np.arange(len(queries))
     own = features[queries[:, 0].astype(int), np.rint(queries[:, 2]).astype(int), np.rint(queries[:, 1]).astype(int)]
@@ -205,7 +210,7 @@ def whole_cell(features: np.ndarray, xy: np.ndarray) -> np.ndarray:
 
 def test_appearance_with_true_flows_does_no_harm(made, store, queries):
     tracks, visible = truth_of(made, queries)
-    found = chain_multi_tracks(store, queries, FRAMES, OPTIONS, object_features(made))
+    found = chain_multi_tracks(Evidence(store, OPTIONS, object_features(made)), queries, FRAMES)
     within, right = scores(found, tracks, visible, queries)
     assert within > 0.85
     assert right > 0.9

@@ -1,0 +1,53 @@
+"""What the flows, frames and features of a video say of where a point goes in one step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from everypoint.artifacts.flows import FlowStore
+from everypoint.config.options import ChainOptions
+from everypoint.track.appearance import Appearance
+from everypoint.track.boundary import alternatives
+from everypoint.track.chain import step
+
+
+class Evidence:
+    """Flows of one video, with the frames and features that judge them.
+
+    Args:
+        store: flows between frames, both ways.
+        options: which of them count, and how.
+        features: float16 [T, h, w, C] of the appearance check, or None: all is alike.
+        images: uint8 [T, H, W, 3] of the frames; needed where ``options.boundary_radius`` is not 0.
+    """
+
+    def __init__(
+        self,
+        store: FlowStore,
+        options: ChainOptions,
+        features: np.ndarray | None = None,
+        images: np.ndarray | None = None,
+    ) -> None:
+        if options.boundary_radius and images is None:
+            raise ValueError("flows around a point can only be judged by the frames")
+        self.store, self.options, self.features, self.images = store, options, features, images
+        self.size: tuple[int, int] = store.size
+
+    def step(self, i: int, j: int, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Carry index points [N, 2] from frame i to j -> (points [N, 2], forward-backward error [N] in pixels)."""
+        there, error = step(self.store, i, j, xy)
+        if not self.options.boundary_radius or not len(xy):
+            return there, error
+        better = alternatives(
+            self.store, self.images, i, j, xy, there, self.options.boundary_radius, self.options.boundary_gain
+        )
+        there[better.rows], error[better.rows] = better.xy, better.error
+        return there, error
+
+    def both_ways(self, i: int, j: int) -> bool:
+        """Whether there are flows i -> j and j -> i."""
+        return self.store.has(i, j) and self.store.has(j, i)
+
+    def appearance(self, queries: np.ndarray) -> Appearance:
+        """Compares points with queries [N, 3] (t, x, y index)."""
+        return Appearance(self.features, self.size, queries)
