@@ -111,7 +111,12 @@ def delta(block: nn.Module, x: Tensor) -> Tensor:
 @torch.no_grad()
 def forward(network: nn.Module, rgb: Tensor, start: Tensor, iterations: int) -> Tensor:
     """Predictions [K + 1, S, N, 2] px of frames [S, 3, H, W] and starts [S, N, 2] px."""
-    fmaps = features(network.fnet, rgb)
+    return iterate(network, features(network.fnet, rgb), start, iterations)
+
+
+@torch.no_grad()
+def iterate(network: nn.Module, fmaps: Tensor, start: Tensor, iterations: int) -> Tensor:
+    """The same of features [S, C, h, w]."""
     coords = start.to(fmaps.dtype) / 8
     given = coords[:1]
     levels = pyramid(fmaps)
@@ -121,6 +126,7 @@ def forward(network: nn.Module, rgb: Tensor, start: Tensor, iterations: int) -> 
     time = torch.arange(len(coords), device=coords.device)
     found = []
     for iteration in range(iterations):
+        coords = coords.detach()
         if iteration:
             now = sample(fmaps, coords)
             second, fourth = now[(time - 2).clamp(min=0)], now[(time - 4).clamp(min=0)]

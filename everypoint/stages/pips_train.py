@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,10 +140,10 @@ def _launch(spec: Mapping[str, Any], options: PipsTrainOptions) -> None:
     command += ["-m", "everypoint", "train-pips", str(path)]
     logger.info("starting %d processes: %s", options.processes * options.nodes, " ".join(command))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
-        asked = _forward_signals(child)
-        for line in child.stdout or ():
-            logger.info("%s", line.rstrip())
-        code = child.wait()
+        with _forwarded_signals(child) as asked:
+            for line in child.stdout or ():
+                logger.info("%s", line.rstrip())
+            code = child.wait()
     if code and asked:
         from everypoint.artifacts.checkpoint import EXIT_TRY_AGAIN
 
@@ -151,14 +152,18 @@ def _launch(spec: Mapping[str, Any], options: PipsTrainOptions) -> None:
         raise TrainingError("the training of PIPs++ failed", f"its processes ended with {code}", "see the log")
 
 
-def _forward_signals(child: subprocess.Popen) -> list[int]:
-    """Pass SIGTERM and SIGUSR1 on to the processes; returns the list that the received ones are noted in."""
+@contextmanager
+def _forwarded_signals(child: subprocess.Popen) -> Iterator[list[int]]:
+    """Pass SIGTERM and SIGUSR1 on to the processes; gives the list that the received ones are noted in."""
     asked: list[int] = []
 
     def forward(number: int, _: object) -> None:
         asked.append(number)
         child.send_signal(signal.SIGTERM)
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, forward)
-    return asked
+    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import published_pips
-from everypoint.pips.correlation import Blocks
+from everypoint.pips.correlation import Blocks, Pyramid
 from everypoint.pips.driver import Features, Plan, follow, to_network
 from everypoint.pips.metrics import pips_metrics
 from everypoint.pips.network import PipsInference, PipsNetwork, frames_of, refine
@@ -184,3 +184,29 @@ def test_lost_points_do_not_spread():
     start[:, :, 0] = 1e30
     found = inference.track(pyramid, start, 2).predictions
     assert torch.allclose(found[:, :, :, 1:], expected[:, :, :, 1:], atol=2e-3)
+
+
+@pytest.mark.parametrize("held", [0, 2**30])
+def test_gradients_are_those_of_whole_volumes(held):
+    """Gathered features, or whole levels, in the checkpointed look-up, against the transcription differentiated."""
+    network = formula_network()
+    features = torch.randn(8, 128, 16, 17, generator=torch.Generator().manual_seed(0))
+    _, start = small(frames=8, points=3)
+    weight = torch.randn(3, 8, 3, 2, generator=torch.Generator().manual_seed(1))
+
+    def ours(maps):
+        frames = frames_of(1, 8, torch.device("cpu"))
+        return refine(Pyramid(maps), network.delta_block, start, 2, frames, blocks=Blocks(2**17, held)).predictions[
+            :, 0
+        ]
+
+    def published(maps):
+        return published_pips.iterate.__wrapped__(network, maps, start[0], 2)
+
+    gradients = []
+    for forward in (ours, published):
+        maps = features.clone().requires_grad_()
+        with torch.enable_grad():
+            gradients += torch.autograd.grad((forward(maps) * weight).sum(), maps)
+    assert gradients[1].norm() > 1e-3
+    assert (gradients[0] - gradients[1]).norm() < 1e-2 * gradients[1].norm()
