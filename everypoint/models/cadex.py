@@ -59,7 +59,8 @@ class CadexModel(nn.Module):
         y, x = torch.meshgrid(
             (torch.arange(h) + 0.5) * height / h - 0.5, (torch.arange(w) + 0.5) * width / w - 0.5, indexing="ij"
         )
-        centre, half = scene_box(self.camera.lift(torch.stack([x, y], -1), maps), self.options.cadex.box)
+        xy = torch.stack([x, y], -1).expand(*maps.shape, 2)
+        centre, half = scene_box(self.camera.lift(xy, maps), self.options.cadex.box)
         self.box_centre.copy_(centre)
         self.box_half.copy_(half)
 
@@ -77,7 +78,7 @@ class CadexModel(nn.Module):
         return Transported(self.camera.project(local).to(like.dtype), local[:, 2].to(like.dtype))
 
     def carry(self, xy: Tensor, depth: Tensor, i: Tensor, j: Tensor, parts: Parts) -> Transported:
-        """Carry index points [R * K, 2] with depths [R * K], K of each frame, from frames i [R] to frames j [R]."""
+        """Carry index points [N, 2] with depths [N] from frames i [N] to frames j [N]."""
         return self.project(self.bijection.carry(self.lift(xy, depth), i, j, parts), xy)
 
     def transport(self, xy: Tensor, i: Tensor, j: Tensor, parts: Parts | None = None) -> Transported:

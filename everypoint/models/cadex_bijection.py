@@ -17,8 +17,7 @@ from everypoint.models.planes import FractionGrid
 class CadexBijection(Bijection):
     """M: (local point, frame) <-> canonical point in scene units, where most of the scene lies in [-1, 1]^3.
 
-    Points may be K to a frame: points [R * K, 3] with frames [R]. The plain twin are the methods of :class:`Bijection`
-    with the parts that it makes itself, K = 1.
+    The plain twin are the methods of :class:`Bijection` with the parts that it makes itself.
 
     Published: 6 blocks, planes of 12^2 and 96^2 nodes with 32 features, networks 112 -> 56 -> 28 -> 10: 1,846,404
     parameters, and 304 q of the time grids.
@@ -46,15 +45,15 @@ class CadexBijection(Bijection):
         return tuple(_ready(conditioner, time) for conditioner in self.conditioners)
 
     def canonical(self, points: Tensor, frame: Tensor, parts: tuple[BlockWeights, ...]) -> Tensor:
-        """Local points [R * K, 3] of frames [R] -> canonical points [R * K, 3]."""
+        """Local points [N, 3] of frames [N] -> canonical points [N, 3]."""
         return chain.run(self._route(to=True), points.t(), frame[None], parts).t()
 
     def local(self, points: Tensor, frame: Tensor, parts: tuple[BlockWeights, ...]) -> Tensor:
-        """Canonical points [R * K, 3] -> local points [R * K, 3] of frames [R]."""
+        """Canonical points [N, 3] -> local points [N, 3] of frames [N]."""
         return chain.run(self._route(back=True), points.t(), frame[None], parts).t()
 
     def carry(self, points: Tensor, i: Tensor, j: Tensor, parts: tuple[BlockWeights, ...]) -> Tensor:
-        """Local points [R * K, 3] of frames i [R] -> local points of frames j [R], in one go."""
+        """Local points [N, 3] of frames i [N] -> local points of frames j [N], in one go."""
         return chain.run(self._route(to=True, back=True), points.t(), torch.stack([i, j]), parts).t()
 
     def _route(self, *, to: bool = False, back: bool = False) -> Route:
@@ -71,8 +70,7 @@ def _ready(conditioner: PlaneConditioner, time: Tensor) -> BlockWeights:
         dense(plane.table, weight.contiguous()) for plane, weight in zip(conditioner.planes, columns, strict=True)
     ]
     return BlockWeights(
-        torch.cat(tables),
-        conditioner.time_part(time) + conditioner.spatial.bias,
+        torch.cat([*tables, conditioner.time_part(time) + conditioner.spatial.bias]),
         conditioner.middle.weight,
         conditioner.middle.bias,
         conditioner.last.weight,

@@ -31,8 +31,7 @@ POINTS_AT_ONCE = 8192  # on a CPU
 class BlockWeights(NamedTuple):
     """One coupling's network, ready for use; made once a step."""
 
-    table: Tensor  # [rows, width], the nodes of all planes through the first layer
-    time: Tensor  # [T, width], the time's half of the first layer, with its bias
+    table: Tensor  # [rows, width], nodes of all planes and then times of all frames, through the first layer
     middle: Tensor  # [width / 2, width]
     middle_bias: Tensor
     last: Tensor  # [10, width / 2]
@@ -57,12 +56,12 @@ class Route(NamedTuple):
 
 
 def run(route: Route, points: Tensor, frames: Tensor, blocks: tuple[BlockWeights, ...]) -> Tensor:
-    """Points [3, R * K] after all stops of a route.
+    """Points [3, N] after all stops of a route.
 
     Args:
         route: the stops.
-        points: coordinates in rows, the K points of each of R rays behind one another.
-        frames: int64 [legs, R], the rays' frames.
+        points: coordinates in rows.
+        frames: int64 [legs, N], the points' frames.
         blocks: the weights.
     """
     return _Chain.apply(route, points, frames, *(tensor for block in blocks for tensor in block))
@@ -136,14 +135,12 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _stop(
-    value: Tensor, kept: tuple[Tensor, Tensor], block: BlockWeights, part: Tensor, route: Route, *, inverse: bool
+    value: Tensor, kept: tuple[Tensor, Tensor], block: BlockWeights, frame: Tensor, route: Route, *, inverse: bool
 ) -> tuple[Tensor, _Saved]:
-    """The coordinate [n] after a coupling; ``part`` [r, width] is the time's half of n / r points each."""
+    """The coordinate [n] of points of frames [n] after a coupling."""
     cells = _cells(kept, route.resolutions, block.table.dtype)
-    rows = torch.stack(_corners(cells, route.resolutions), 1)
-    hidden = _mixed(block.table, rows, _weights(cells))
-    hidden.view(len(part), -1, part.shape[1]).add_(part[:, None])
-    F.leaky_relu_(hidden, SLOPE)
+    rows = torch.stack([*_corners(cells, route.resolutions), frame + _nodes(route)], 1)
+    hidden = F.leaky_relu_(_mixed(block.table, rows, [*_weights(cells), torch.ones_like(cells.tanh[0])]), SLOPE)
     second = F.leaky_relu_(_linear(hidden, block.middle, block.middle_bias), SLOPE)
     share = torch.addmm(block.last_bias[:, None], block.last, second.t()).sigmoid_().to(value.dtype)
     after = monotone.evaluate(monotone.pieces(value, share, route.guard, inverse=inverse))
@@ -151,7 +148,7 @@ def _stop(
 
 
 def _stop_back(
-    grad: Tensor, saved: _Saved, block: BlockWeights, into: BlockWeights, rays: Tensor, route: Route, *, inverse: bool
+    grad: Tensor, saved: _Saved, block: BlockWeights, into: BlockWeights, frame: Tensor, route: Route, *, inverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients [n] of the coordinate and of both kept ones; those of the weights are added to ``into``."""
     at = monotone.pieces(saved.value, saved.share, route.guard, inverse=inverse)
@@ -166,7 +163,7 @@ def _stop_back(
     into.middle_bias.add_(of_second.sum(0))
     of_hidden = product(of_second, block.middle.t()) if quick else of_second @ block.middle
     of_hidden = leaky(of_hidden, saved.hidden, SLOPE, True)
-    into.time.index_add_(0, rays, of_hidden.view(len(rays), -1, of_hidden.shape[1]).sum(1))
+    into.table.index_add_(0, frame + _nodes(route), of_hidden)
     corners, cells = _corners(saved.cells, route.resolutions), saved.cells
     scaled = torch.empty_like(of_hidden)
     for row, weight in zip(corners, _weights(cells), strict=True):
@@ -188,13 +185,14 @@ class _Chain(torch.autograd.Function):
         blocks = _grouped(flat)
         out, ctx.saved = torch.empty_like(points), []
         keep = any(ctx.needs_input_grad)
-        for columns, rays in _parts(points, frames):
+        for columns in _parts(points):
             coordinates, kept_of_part = list(points[:, columns].unbind(0)), []
             for stop in route.stops:
                 kept = tuple(coordinates[axis] for axis in range(3) if axis != stop.axis)
-                part = blocks[stop.block].time.index_select(0, frames[stop.leg, rays])
                 after, saved = _stop(
-                    coordinates[stop.axis], kept, blocks[stop.block], part, route, inverse=stop.inverse
+                    coordinates[stop.axis],
+                    *(kept, blocks[stop.block], frames[stop.leg, columns], route),
+                    inverse=stop.inverse,
                 )
                 coordinates[stop.axis] = after
                 if keep:
@@ -212,13 +210,12 @@ class _Chain(torch.autograd.Function):
         route, blocks = ctx.route, _grouped(flat)
         into = _grouped([torch.zeros_like(tensor) for tensor in flat])
         of_points = torch.empty_like(points)
-        for (columns, rays), saved in zip(_parts(points, frames), ctx.saved, strict=True):
+        for columns, saved in zip(_parts(points), ctx.saved, strict=True):
             coordinates = list(grad[:, columns].unbind(0))
             for stop, kept in zip(reversed(route.stops), reversed(saved), strict=True):
-                frame = frames[stop.leg, rays]
                 of_value, *of_kept = _stop_back(
                     coordinates[stop.axis],
-                    *(kept, blocks[stop.block], into[stop.block], frame, route),
+                    *(kept, blocks[stop.block], into[stop.block], frames[stop.leg, columns], route),
                     inverse=stop.inverse,
                 )
                 coordinates[stop.axis] = of_value
@@ -233,13 +230,13 @@ def _grouped(flat: list[Tensor] | tuple[Tensor, ...]) -> tuple[BlockWeights, ...
     return tuple(BlockWeights(*flat[k : k + size]) for k in range(0, len(flat), size))
 
 
-def _parts(points: Tensor, frames: Tensor) -> list[tuple[slice, slice]]:
-    """(points, rays) that run through the chain at once: whole rays that fit a processor's cache; elsewhere all."""
-    rays, count = frames.shape[1], points.shape[1]
-    if not count:
-        return []
-    each = count // rays
-    at_once = max(POINTS_AT_ONCE // each, 1) if points.device.type == "cpu" else rays
-    starts = range(0, rays, at_once)
-    stops = [min(start + at_once, rays) for start in starts]
-    return [(slice(a * each, b * each), slice(a, b)) for a, b in zip(starts, stops, strict=True)]
+def _nodes(route: Route) -> int:
+    """Nodes of all planes: the table's rows before the frames' times."""
+    return sum(size * size for size in route.resolutions)
+
+
+def _parts(points: Tensor) -> list[slice]:
+    """Points that run through the chain at once: as many as fit a processor's cache; elsewhere all."""
+    count = points.shape[1]
+    at_once = POINTS_AT_ONCE if points.device.type == "cpu" else max(count, 1)
+    return [slice(start, min(start + at_once, count)) for start in range(0, count, at_once)]

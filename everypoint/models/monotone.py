@@ -29,58 +29,56 @@ COUNT = 10  # parameters of a function
 
 
 class Pieces(NamedTuple):
-    """Where values lie among their knots; all [N] or tuples of four."""
+    """Where N values lie among their knots."""
 
-    a: tuple[Tensor, ...]  # spacings in the argument
-    b: tuple[Tensor, ...]  # spacings in the value
-    left: Tensor  # slope of the left tail
+    a: Tensor  # [4, N] spacings in the argument
+    b: Tensor  # [4, N] spacings in the value
+    left: Tensor  # [N] slope of the left tail
     right: Tensor
-    below: Tensor  # min(v - x_0, 0)
-    above: Tensor  # max(v - x_3, 0)
-    t: tuple[Tensor, ...]  # shares of the three pieces below v
+    below: Tensor  # [N] min(v - x_0, 0)
+    above: Tensor  # [N] max(v - x_3, 0)
+    by_b: Tensor  # [4, N] J: t_0 - 1, t_1 - 1, t_1, t_2
 
 
 def pieces(value: Tensor, share: Tensor, guard: float, *, inverse: bool) -> Pieces:
     """Where ``value`` [N] lies, from the sigmoids ``share`` [10, N] of the raw parameters."""
-    spacing = (guard + (1 - guard) * share[:8]).unbind(0)
-    left, right = (2 * guard + (2 - 4 * guard) * share[8:]).unbind(0)
+    spacing, slopes = guard + (1 - guard) * share[:8], 2 * guard + (2 - 4 * guard) * share[8:]
     a, b = spacing[:4], spacing[4:]
     if inverse:
-        a, b, left, right = b, a, 1 / left, 1 / right
-    from_left = value + (a[1] + a[0])
-    below, above = from_left.clamp(max=0), (value - (a[2] + a[3])).clamp(min=0)
-    t0 = (from_left / a[0]).clamp(0, 1)
-    t1 = ((value + a[1]) / (a[1] + a[2])).clamp(0, 1)
-    t2 = ((value - a[2]) / a[3]).clamp(0, 1)
-    return Pieces(a, b, left, right, below, above, (t0, t1, t2))
+        a, b, slopes = b, a, slopes.reciprocal()
+    outer_left, inner_left, inner_right, outer_right = a.unbind(0)
+    from_left = value + (inner_left + outer_left)
+    below, above = from_left.clamp(max=0), (value - (inner_right + outer_right)).clamp_(min=0)
+    t1 = ((value + inner_left) / (inner_left + inner_right)).clamp_(0, 1)
+    by_b = torch.stack([from_left.div_(outer_left), t1, t1, (value - inner_right).div_(outer_right)])
+    by_b[::3].clamp_(0, 1)
+    by_b[:2] -= 1
+    return Pieces(a, b, slopes[0], slopes[1], below, above, by_b)
 
 
 def evaluate(at: Pieces) -> Tensor:
     """f(v) [N]."""
-    t0, t1, t2 = at.t
-    b0, b1, b2, b3 = at.b
-    inner = torch.addcmul((t0 - 1) * b0 + (t1 - 1) * b1, t1, b2).addcmul_(t2, b3)
-    return inner.addcmul_(at.left, at.below).addcmul_(at.right, at.above)
+    return (at.by_b * at.b).sum(0).addcmul_(at.left, at.below).addcmul_(at.right, at.above)
 
 
 def gradients(at: Pieces, grad: Tensor, share: Tensor, guard: float, *, inverse: bool) -> tuple[Tensor, Tensor]:
     """Gradients of v [N] and of the raw parameters [10, N], from that of f(v) [N]."""
-    t0, t1, t2 = at.t
-    (a0, a1, a2, a3), (b0, b1, b2, b3) = at.a, at.b
-    slope = torch.where(t1 > 0, (b1 + b2) / (a1 + a2), b0 / a0)  # the piece or tail that v lies in
-    slope = torch.where(t2 > 0, b3 / a3, slope)
+    middle = (at.b[1] + at.b[2]) / (at.a[1] + at.a[2])
+    outer = at.b[::3] / at.a[::3]
+    slope = torch.where(at.by_b[2] > 0, middle, outer[0])  # of the piece or tail that v lies in
+    slope = torch.where(at.by_b[3] > 0, outer[1], slope)
     slope = torch.where(at.below < 0, at.left, torch.where(at.above > 0, at.right, slope))
     of_value = grad * slope
-    of_b = [grad * j for j in (t0 - 1, t1 - 1, t1, t2)]
-    of_a = [part.mul(slope).neg_() for part in of_b]
+    of_b = grad * at.by_b
+    of_a = (of_b * slope).neg_()
     left, right = grad * at.below, grad * at.above
     if inverse:
         of_a, of_b = of_b, of_a
         left, right = (part.mul_(tail).mul_(tail).neg_() for part, tail in ((left, at.left), (right, at.right)))
-    raw = torch.stack([*of_a, *of_b, left, right])
+    raw = torch.cat([of_a, of_b, left[None], right[None]]).mul_(share).mul_(1 - share)
     raw[:8] *= 1 - guard
     raw[8:] *= 2 - 4 * guard
-    return of_value, raw.mul_(share).mul_(1 - share)
+    return of_value, raw
 
 
 def monotone(value: Tensor, raw: Tensor, guard: float, *, inverse: bool) -> Tensor:

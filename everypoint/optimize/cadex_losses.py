@@ -23,7 +23,7 @@ def depth_agreement(mapped: Tensor, stored: Tensor, seen: Tensor) -> Tensor:
 
 def depth_slopes(slopes: Tensor, prior: Tensor, inside: Tensor) -> Tensor:
     """Mean length of the difference of depth slopes [N, 2] to the prior's; those not ``inside`` count a tenth."""
-    weight = torch.where(inside, 1.0, OUTSIDE).to(slopes.dtype)
+    weight = OUTSIDE + (1 - OUTSIDE) * inside.to(slopes.dtype)
     return (torch.linalg.vector_norm(slopes - prior, dim=-1) * weight).mean()
 
 

@@ -74,8 +74,7 @@ class CadexTrainer(TrainerState):
     def _dense_terms(self, batch: RayBatch, weights: dict[str, float], parts: Parts) -> dict[str, Tensor]:
         shape, least = (self.sampler.options.pairs, -1), self.options.cadex_losses.least_depth
         stored, prior = self._stored(batch)
-        i, j = (frame.reshape(shape)[:, 0] for frame in (batch.i, batch.j))
-        moved = self.model.carry(batch.xy_i, stored.depth_i, i, j, parts)
+        moved = self.model.carry(batch.xy_i, stored.depth_i, batch.i, batch.j, parts)
         counts = moved.z.abs() >= least if least else None
         terms = {"flow": ray_losses.flow(moved.xy, batch.xy_j, batch.omega, self.model.frame_size, counts)}
         if weights["flow_difference"]:

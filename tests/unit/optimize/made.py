@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 
-from everypoint.artifacts.matches import CYCLE, Matches, to_fixed
+from everypoint.artifacts.matches import CYCLE, LONG_RANGE, Matches, to_fixed
 from everypoint.config.options import ModelOptions, OptimizeOptions, Preset, SamplerOptions
 from everypoint.optimize import run
 from everypoint.optimize.planes_trainer import PlanesTrainer
@@ -88,6 +89,12 @@ def camera_matches(
             inside = (b >= 0).all(1) & (b <= [SIZE[1] - 1, SIZE[0] - 1]).all(1)
             ends[i, j] = a[inside], b[inside]
     return table(ends, frames)
+
+
+def with_long_range(matches: Matches, every: int = 4) -> Matches:
+    """The table with each ``every``-th row marked as a long-range match."""
+    flags = np.where(np.arange(len(matches)) % every == 0, LONG_RANGE, matches.flags).astype(np.uint8)
+    return dataclasses.replace(matches, flags=flags)
 
 
 def tiny_preset(**changes) -> Preset:

@@ -18,7 +18,7 @@ import torch
 from everypoint.config.presets import load_preset
 from everypoint.optimize.run import prepare
 from everypoint.optimize.trainer import Trainer
-from tests.unit.optimize.made import SIZE, camera_matches
+from tests.unit.optimize.made import SIZE, camera_matches, with_long_range
 from tests.unit.optimize.made import trainer as planes_trainer
 from tests.unit.optimize.test_loop import Waiting
 
@@ -40,12 +40,17 @@ VARIANTS = {
     "omnimotion-lite": {"model": {"nvp": {**SMALL, "freeze_code": 0.4}}},
     "omnimotion-depth": {"model": {"nvp": SMALL}},
 }
+PLANES = {"plane_resolutions": (4, 8), "plane_channels": 4, "time_channels": 4}
+CADEX = {"pairs": 3, "points": 16, "long_points": 8, "start_frames": 2, "grow_frames": 2}
 
 
 def trainer_of(variant: str) -> Trainer:
     """A small one, whose error tables are refreshed and whose sweeps and frozen codes come within ``STEPS``."""
     if variant == "planes":
         return planes_trainer()
+    if variant.startswith("cadex"):
+        changes = {"model": PLANES, "optimize": {"steps": STEPS, "cadex": CADEX}}
+        return prepare(with_long_range(camera_matches(FRAMES)), load_preset(variant, {variant: changes}), "cpu", 0)
     changes = VARIANTS[variant]
     changes["model"]["field"] = {"hidden": 16, "layers": 2, "samples": 6}
     changes["optimize"] = {"steps": STEPS, "rays": RAYS}
@@ -81,7 +86,7 @@ def watched(made: Trainer, steps: range) -> tuple[dict[int, list[str]], set[str]
     return waited, seen
 
 
-@pytest.mark.parametrize("variant", ["planes", *VARIANTS])
+@pytest.mark.parametrize("variant", ["planes", *VARIANTS, "cadex", "cadex-nomatch"])
 def test_no_step_waits_for_the_device(variant):
     made = trainer_of(variant)
     waited, seen = watched(made, range(made.options.steps))
@@ -90,6 +95,7 @@ def test_no_step_waits_for_the_device(variant):
         assert waited.keys() <= set(refreshes)
         waited = {step: names for step, names in waited.items() if names != ["aten.equal.default"]}
     assert waited == {}
+    assert ("aten.median.default" in seen) == (variant == "cadex")  # the cut of long-range matches
     for part in ("adam", "index", "backward"):  # the optimiser and the backward pass were watched too
         assert any(part in name for name in seen), part
 
