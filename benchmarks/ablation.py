@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from overrides import read_overrides
+from runs import median_error, read_overrides
 
 from everypoint.artifacts import atomic
 from everypoint.config.load import deep_merge
@@ -49,7 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "encoding of canonical points (63)": {"model": {"field": {"encoding": "periodic-63"}}},
     "codes frozen at 0.4": {"model": {"nvp": {"freeze_code": 0.4}}},
     "codes from a hash grid": {"model": {"nvp": {"code": "hash"}}},
-    "affine: none": {"model": {"nvp": {"affine": "none"}}},
+    "affine: small": {"model": {"nvp": {"affine": "small"}}},
     "affine: large": {"model": {"nvp": {"affine": "large"}}},
 }
 
@@ -92,6 +92,7 @@ def run(video: Path, work: Path, name: str, steps: int) -> dict[str, Any]:
     rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
     return {
         **atomic.read_json(scores)["modes"]["strided"],
+        "median": median_error(found, video / "queries" / "annotations.npz", 256),
         "seconds": atomic.read_json(folder / "seconds.json"),
         "held_out": rows[-1]["error"],
     }
@@ -105,7 +106,7 @@ def lines(video: Path, work: Path, names: list[str], steps: int) -> Iterator[str
         one = run(video, work, name, steps)
         cells = [100 * one[key] for key in ("average_jaccard", "average_pts_within_thresh", "occlusion_accuracy")]
         numbers = [f"{value:.1f}" for value in cells]
-        numbers += [f"{one[key]:.2f}" for key in ("temporal_coherence", "median_l2", "held_out")]
+        numbers += [f"{one[key]:.2f}" for key in ("temporal_coherence", "median", "held_out")]
         yield f"| {name} | {' | '.join(numbers)} | {one['seconds']:.0f} |"
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from overrides import add_overrides, read_overrides, training_seconds
+from runs import add_overrides, read_overrides, training_seconds
 
 from everypoint.artifacts import atomic
 from everypoint.artifacts.pickles import load_arrays_pickle

@@ -15,13 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
-from overrides import add_overrides, read_overrides, training_seconds
+from runs import add_overrides, median_error, read_overrides, training_seconds
 
 from everypoint.artifacts import atomic
-from everypoint.artifacts.tracks import load_tracks
-from everypoint.evaluate.queries import sample_queries
 
 ROOT = Path(__file__).resolve().parents[1]
 SCENES = ("two_planes", "occluder", "parallax", "rotation")
@@ -46,18 +43,6 @@ def prepare(
     return work / "config.yaml"
 
 
-def median_error(work: Path, scene: str, method: str, size: int) -> float:
-    """Median distance in px over the visible points of the strided queries, query frames left out."""
-    truth = atomic.load_npz(work / "videos" / f"{scene}.annotations.npz")
-    asked = sample_queries(truth["points"] * size, truth["occluded"], "strided", 5)
-    tracks = load_tracks(work / "results" / scene / "tracks" / method / "tracks.npz")
-    place = {name: row for row, name in enumerate(map(str, tracks.query_ids))}
-    rows = [place[name] for name in map(str, asked.ids)]
-    distance = np.linalg.norm(tracks.tracks[:, rows].transpose(1, 0, 2) - asked.gt_tracks, axis=-1)  # [N, T]
-    counted = ~asked.gt_occluded & (np.arange(distance.shape[1]) != asked.query_points[:, :1])
-    return float(np.median(distance[counted]))
-
-
 def table(work: Path, methods: list[str], size: int, scenes: list[str]) -> str:
     """Markdown, one row a scene and preset."""
     lines = ["| scene | preset | median error px | AJ | delta_avg | OA | optimise s |", "|" + " --- |" * 7]
@@ -67,7 +52,9 @@ def table(work: Path, methods: list[str], size: int, scenes: list[str]) -> str:
             scores = atomic.read_json(path)["modes"]["strided"]
             names = ("average_jaccard", "average_pts_within_thresh", "occlusion_accuracy")
             percent = " | ".join(f"{100 * scores[name]:.1f}" for name in names)
-            error, seconds = median_error(work, scene, method, size), training_seconds(work / "results" / scene, method)
+            tracks = work / "results" / scene / "tracks" / method / "tracks.npz"
+            error = median_error(tracks, work / "videos" / f"{scene}.annotations.npz", size)
+            seconds = training_seconds(work / "results" / scene, method)
             lines.append(f"| {scene} | {method} | {error:.2f} | {percent} | {seconds} |")
     return "\n".join(lines)
 

@@ -45,7 +45,8 @@ class CanonicalField(nn.Module):
             self.net = hash_net(3, 4, generator, tiny_cuda_nn=options.tiny_cuda_nn)
         else:
             width = 3 if self.encode is None else self.encode.width(3)
-            self.net = GaborNet(width, options.hidden, options.layers, 4, GABOR_ALPHA, generator)
+            encoded = self.encode is not None
+            self.net = GaborNet(width, options.hidden, options.layers, 4, GABOR_ALPHA, generator, encoded=encoded)
 
     def forward(self, points: Tensor) -> Sampled:
         """Colour and opacity at canonical points [..., 3]."""

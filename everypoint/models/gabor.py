@@ -14,6 +14,8 @@ from torch.autograd.function import once_differentiable
 from everypoint.models.dense import dense, fast
 
 FREQUENCY_SCALE = 256.0
+ENCODED_SCALE = 4.0  # the same for inputs that are encoded by periods already
+POINT = 3  # inputs that the distribution of the widths was made for
 
 
 class DrawnLinear(nn.Linear):
@@ -37,13 +39,23 @@ class GaborFilter(nn.Module):
         inputs, outputs: widths.
         shape: shape parameter of the Gamma distribution that the initial gamma are drawn from (rate 1).
         scale: factor of the initial W beside sqrt(gamma).
+        wider: factor of the initial gamma; below 1 the filters reach farther.
     """
 
-    def __init__(self, inputs: int, outputs: int, shape: float, scale: float, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        shape: float,
+        scale: float,
+        generator: torch.Generator,
+        wider: float = 1.0,
+    ) -> None:
         super().__init__()
         gamma = _gamma_draws(outputs, shape, generator)
         weight = _uniform((outputs, inputs), inputs**-0.5, generator)
         self.weight = nn.Parameter(weight * scale * gamma.sqrt()[:, None])
+        gamma = gamma * wider
         self.bias = nn.Parameter(_uniform((outputs,), math.pi, generator))
         self.mu = nn.Parameter(_uniform((outputs, inputs), 1.0, generator))
         self.gamma = nn.Parameter(gamma)
@@ -94,16 +106,27 @@ class GaborNet(nn.Module):
         layers: multiplications; there are ``layers + 1`` filters.
         alpha: the gamma are drawn from Gamma(alpha / (layers + 1), rate 1).
         generator: source of every initial value.
+        encoded: the inputs are a periodic encoding. With the plain initial values its filters see next to nothing
+            (the square distance grows with the number of inputs) of a signal beyond the encoding's own frequencies;
+            so they begin as wide as for three inputs, and slow.
     """
 
     def __init__(
-        self, inputs: int, hidden: int, layers: int, outputs: int, alpha: float, generator: torch.Generator
+        self,
+        inputs: int,
+        hidden: int,
+        layers: int,
+        outputs: int,
+        alpha: float,
+        generator: torch.Generator,
+        encoded: bool = False,
     ) -> None:
         super().__init__()
         filters = layers + 1
-        scale = FREQUENCY_SCALE / math.sqrt(filters)
+        scale = (ENCODED_SCALE * math.sqrt(inputs / POINT) if encoded else FREQUENCY_SCALE) / math.sqrt(filters)
+        wider = POINT / inputs if encoded else 1.0
         self.filters = nn.ModuleList(
-            GaborFilter(inputs, hidden, alpha / filters, scale, generator) for _ in range(filters)
+            GaborFilter(inputs, hidden, alpha / filters, scale, generator, wider) for _ in range(filters)
         )
         self.linears = nn.ModuleList(DrawnLinear(hidden, hidden, generator) for _ in range(layers))
         self.last = DrawnLinear(hidden, outputs, generator)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
+from everypoint.models.encoding import Periodic
 from everypoint.models.gabor import FREQUENCY_SCALE, DrawnLinear, GaborFilter, GaborNet
 
 
@@ -79,6 +80,20 @@ def test_gradients():
 )
 def test_published_numbers_of_parameters(sizes, alpha, parameters):
     assert count(GaborNet(*sizes, alpha, torch.Generator())) == parameters
+
+
+def test_filters_of_encoded_points_begin_alive():
+    """With 63 inputs the plain initial values leave little of a signal; the others as much as with three."""
+    points = 2 * torch.rand(2048, 3, generator=torch.Generator().manual_seed(2)) - 1
+    encoded = Periodic(10, scale_pi=False, identity=True)(points)
+
+    def signal(x: torch.Tensor, **how: bool) -> float:
+        net = GaborNet(x.shape[1], 256, 3, 4, 3.0, torch.Generator().manual_seed(0), **how)
+        return float(net(x).detach().std(0).mean())
+
+    plain = signal(points)
+    assert signal(encoded) < 0.5 * plain
+    assert 0.5 * plain < signal(encoded, encoded=True) < 4 * plain
 
 
 def test_initial_values_have_the_published_distributions():

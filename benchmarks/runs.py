@@ -1,4 +1,4 @@
-"""What the benchmarks of whole runs share: overrides on their command lines, and the time of an optimisation."""
+"""What the benchmarks of whole runs share: overrides on their command lines, errors of tracks, time of training."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
+from everypoint.artifacts import atomic
+from everypoint.artifacts.tracks import load_tracks
 from everypoint.config.load import deep_merge
+from everypoint.evaluate.queries import sample_queries
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -38,3 +42,19 @@ def training_seconds(video: Path, method: str) -> str:
     if not path.exists():
         return ""
     return f"{json.loads(path.read_text().splitlines()[-1])['seconds']:.0f}"
+
+
+def median_error(tracks: Path, annotations: Path, width: int) -> float:
+    """Median distance to the truth over all points and frames of the strided queries that show the point.
+
+    The queries' own frames are left out. In pixels of a frame that is ``width`` wide and high.
+    """
+    truth, found = atomic.load_npz(annotations), load_tracks(tracks)
+    asked = sample_queries(truth["points"] * width, truth["occluded"], "strided", 5)
+    place = {name: row for row, name in enumerate(map(str, found.query_ids))}
+    rows = [place[name] for name in map(str, asked.ids)]
+    height, original = found.frame_size
+    scaled = found.tracks[:, rows].transpose(1, 0, 2) * [width / original, width / height]  # [N, T, 2]
+    distance = np.linalg.norm(scaled - asked.gt_tracks, axis=-1)
+    counted = ~asked.gt_occluded & (np.arange(distance.shape[1]) != asked.query_points[:, :1])
+    return float(np.median(distance[counted]))
