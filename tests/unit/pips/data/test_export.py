@@ -68,7 +68,7 @@ def test_counts_and_files(undisturbed):
     assert counts["total"] == 12
     assert counts["clips"] + sum(counts["failed"].values()) == 12
     assert counts["unreadable"] == []
-    assert 6 <= counts["clips"] < 12
+    assert 6 <= counts["clips"] <= 12
     assert counts["failed"]["cropping"] == 12 - counts["clips"]
     assert len(files) == 2 * counts["clips"]
     for name in {path.split("/")[0] for path in files}:
