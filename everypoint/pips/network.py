@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from everypoint.pips.correlation import CPU_BLOCKS, CUDA_BLOCKS, LATTICE, Blocks, Pyramid, windows
-from everypoint.pips.delta import DeltaBlock, FastDelta, point_bytes
+from everypoint.pips.delta import INPUTS, DeltaBlock, FastDelta, point_bytes
 from everypoint.pips.encoder import CHANNELS, STRIDE, Encoder, frame_bytes
 
 LEAST_SIDE = 128  # the coarsest level of smaller frames would have one row
@@ -257,7 +257,10 @@ class PipsInference:
 
     def points_at_once(self, length: int) -> int:
         """How many points of ``length`` frames a chunk has."""
-        a_point = point_bytes(length) + length * 4 * (2 * 718 + 3 * 4 * (LATTICE + CHANNELS))
+        held = (CUDA_BLOCKS if self.device.type == "cuda" else CPU_BLOCKS).held_cells
+        templates = 1 + len(LAGS)
+        looked_up = 2 * INPUTS + templates * (held + 2 * LATTICE + 2 * CHANNELS)
+        a_point = point_bytes(length) + length * 4 * looked_up
         room = max(1, self.memory // a_point)
         return min(room, max(1, CACHED_ROWS // length)) if self.device.type == "cpu" else room
 

@@ -139,11 +139,11 @@ def _launch(spec: Mapping[str, Any], options: PipsTrainOptions) -> None:
         command.append("--standalone")
     command += ["-m", "everypoint", "train-pips", str(path)]
     logger.info("starting %d processes: %s", options.processes * options.nodes, " ".join(command))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
-        with _forwarded_signals(child) as asked:
-            for line in child.stdout or ():
-                logger.info("%s", line.rstrip())
-            code = child.wait()
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with child, _forwarded_signals(child) as asked:
+        for line in child.stdout or ():
+            logger.info("%s", line.rstrip())
+        code = child.wait()
     if code and asked:
         from everypoint.artifacts.checkpoint import EXIT_TRY_AGAIN
 
