@@ -4,9 +4,9 @@
     python benchmarks/cadex_step.py --pairs 8 --repeats 3    # a twelfth of the batch
 
 As :mod:`step` does for OmniMotion: the literal step (:mod:`published_cadex_step`) gets our weights, our batch, our
-depth maps and prior; every weighted loss term and their sum must agree to 1e-4, or the program fails. The step is half-way
-through the run, so that every term has its weight; weights are moved far from their initial values, and a good part of
-the points lies in the tails. Where the literal step follows ours, so that the losses can be equal:
+depth maps and prior; every weighted loss term and their sum must agree to 1e-4, or the program fails. The step is the
+middle one of the run, so that every term has its weight; weights are moved far from their initial values, and a good
+part of the points lies in the tails. Where the literal step follows ours, so that the losses can be equal:
 
 * Losses are compared in float64. In float32 the published tails lose 1e-3 of a scene's half-width by cancellation,
   which is noise of a good part of a pixel; the differences in float32 are printed too.

@@ -6,7 +6,7 @@ no line with the package, which never imports it. Per step, for B pairs of P poi
 * planes are looked up point by point, and the time features stand beside every point in every block;
 * the segment of the piecewise-linear function is found by a boolean table, each segment's points are taken out by it
   and put back; its tails are segments too, between the outermost knots and far ones at +-1e4, evaluated from the left
-  end of the segment: the left tail from the far knot. Forward computes three local Jacobians, which are kept for backward;
+  end of the segment: the left tail from the far knot. Forward computes three local Jacobians, kept for backward;
 * depths are looked up in whole maps that are copied out of the depth tensor for every pair, again for each look-up;
 * what a loss leaves out is left out by boolean indexing.
 

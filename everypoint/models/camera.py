@@ -12,7 +12,7 @@ LEAST_Z = 1e-6  # a projection divides by no less than this
 
 
 class Camera(Protocol):
-    """Points of a frame (H, W) with depths <-> points in the frame's local space, whose last coordinate is the depth."""
+    """Index points of a frame (H, W) with depths <-> points in its local space, whose last coordinate is the depth."""
 
     def lift(self, xy: Tensor, depth: Tensor) -> Tensor:
         """Local points [..., 3] of index points [..., 2] with depths [...]."""

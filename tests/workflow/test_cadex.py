@@ -1,4 +1,4 @@
-"""CaDeX++ through the real workflow, small enough for seconds: flows, a depth prior of known depth, long-range matches."""
+"""CaDeX++ through the real workflow, small enough for seconds: flows, an exact depth prior, long-range matches."""
 
 from __future__ import annotations
 

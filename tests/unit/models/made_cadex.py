@@ -23,9 +23,9 @@ def bijection(frames: int = 5, *, wild: float = 0.0, seed: int = 0, full: bool =
     return _moved(made, wild, seed)
 
 
-def model(frames: int = 5, *, wild: float = 0.0, seed: int = 0, **changes) -> CadexModel:
+def model(frames: int = 5, *, wild: float = 0.0, seed: int = 0, size: tuple[int, int] = SIZE, **changes) -> CadexModel:
     """A model whose depths lie between 2 and 6."""
-    made = CadexModel(frames, SIZE, options(**changes), seed)
+    made = CadexModel(frames, size, options(**changes), seed)
     generator = torch.Generator().manual_seed(seed + 7)
     made.set_depth((2 + 4 * torch.rand(frames, 20, 25, generator=generator)).numpy())
     _moved(made.bijection, wild, seed)

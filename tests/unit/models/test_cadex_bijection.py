@@ -1,4 +1,4 @@
-"""CaDeX++'s bijection: its size, exact both ways whatever the weights, consistent over frames, for any number of them."""
+"""CaDeX++'s bijection: its size, exact both ways whatever the weights, consistent over any number of frames."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_the_set_of_frames_grows_from_the_middle(step, active):
 def test_published_growth_is_scaled_to_the_plan():
     published = sampler(video(all_pairs(60, 2), 60, 2), start_frames=20, grow_frames=20)
     short = sampler(video(all_pairs(60, 2), 60, 2), start_frames=20, grow_frames=20, steps=2200)
-    for step in range(0, 60):
+    for step in range(60):
         assert short.first_frames(step) == published.first_frames(10 * step)
     assert [short.first_frames(step) for step in (0, 9, 10, 20, 21)] == [20, 20, 40, 60, 60]
 

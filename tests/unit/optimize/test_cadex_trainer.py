@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from everypoint.artifacts.checkpoint import Checkpoints
 from everypoint.artifacts.matches import LONG_RANGE
 from everypoint.config.options import Preset
 from everypoint.config.presets import load_preset
@@ -16,7 +17,6 @@ from everypoint.errors import TrainingError
 from everypoint.geometry import inside_index
 from everypoint.optimize import cadex_losses, ramps, ray_losses, run
 from everypoint.optimize.cadex_trainer import CadexTrainer
-from everypoint.artifacts.checkpoint import Checkpoints
 from everypoint.optimize.loop import train
 from everypoint.optimize.progress import Progress
 from tests.unit.optimize.made import SIZE, camera_matches, jsonl, same_state, with_long_range
@@ -131,9 +131,9 @@ def test_presets_have_the_published_weights():
     assert (full.steps, full.learning_rate, full.depth_learning_rate) == (22_000, 3e-3, 5e-3)
     weights = ramps.cadex_weights(1500, 22_000, full.cadex_losses)
     assert weights == {
-        **{"flow": 1, "flow_difference": 0.003, "depth": 100, "depth_prior": 1, "depth_slope": 1},
-        **{"long_range": 0.1, "long_depth": 10, "long_depth_prior": 1, "long_depth_slope": 10},
-    }
+        "flow": 1, "flow_difference": 0.003, "depth": 100, "depth_prior": 1, "depth_slope": 1,
+        "long_range": 0.1, "long_depth": 10, "long_depth_prior": 1, "long_depth_slope": 10,
+    }  # fmt: skip
     weights = ramps.cadex_weights(1500, 22_000, plain.cadex_losses)
     assert {name: value for name, value in weights.items() if value} == {
         "flow": 1, "flow_difference": 0.003, "depth": 100, "depth_prior": 10,

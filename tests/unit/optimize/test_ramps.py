@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from everypoint.config.options import RayLossOptions, RaySamplerOptions
+from everypoint.config.options import CadexLossOptions, CadexSamplerOptions, RayLossOptions, RaySamplerOptions
 from everypoint.optimize import ramps
 
 
@@ -19,6 +19,28 @@ from everypoint.optimize import ramps
 )
 def test_published_numbers(ramp, published):
     assert {step: ramp(step) for step in published} == pytest.approx(published, rel=1e-12)
+
+
+def test_schedules_of_cadex_at_their_published_steps():
+    published = {0: 1, 999: 1, 1000: 0.1, 1999: 0.1, 2000: 0.01, 21_999: 0.01, 23_999: 0.01, 24_000: 0}
+    assert {step: ramps.long_range(step) for step in published} == published
+    assert {step: ramps.long_range(step, 0.1) for step in (99, 100, 199, 200)} == {99: 1, 100: 0.1, 199: 0.1, 200: 0.01}
+    assert [ramps.long_cut(step) for step in (0, 1999, 2000, 21_999)] == [False, False, True, True]
+    assert [ramps.long_cut(step, 0.05) for step in (99, 100)] == [False, True]
+    options = CadexSamplerOptions()
+    active = {0: 20, 99: 20, 100: 40, 199: 40, 1000: 220}
+    assert {step: ramps.active_frames(step, options) for step in active} == active
+    assert [ramps.rate(step, 1.0, 5000, 0.33) for step in (4999, 5000, 21_999)] == pytest.approx([1, 0.33, 0.33**4])
+
+
+def test_published_phases_of_cadex_fit_any_plan():
+    """The same weights at the same share of a run of another length, or of the run that ramp_steps names."""
+    options, other = CadexLossOptions(), CadexLossOptions(ramp_steps=2200)
+    for step in (0, 99, 100, 150, 200, 2199):
+        assert ramps.cadex_weights(step, 2200, options) == pytest.approx(
+            ramps.cadex_weights(10 * step, 22_000, options)
+        )
+        assert ramps.cadex_weights(step, 9999, other) == pytest.approx(ramps.cadex_weights(step, 2200, options))
 
 
 def test_the_window_grows_by_one_frame_every_2000_steps_until_it_spans_the_video():
