@@ -15,7 +15,9 @@ _RUNTIME = {
     "flow": ("batch", "shards", "lookup", "volume_gib", "compile"),
     "optimize": ("checkpoint_seconds", "log_every", "tensorboard", "pictures"),
 }
-_OF_RAYS = ("rays", "ray_losses", "code_learning_rate", "field_learning_rate", "decay")  # keys of optimize by kind
+_OF_RAYS = (  # keys of optimize by kind
+    *("rays", "ray_losses", "code_learning_rate", "field_learning_rate", "gradient_clip", "decay"),
+)
 _OF_PLANES = ("sampler", "losses", "camera_learning_rate")
 _OF_CADEX = ("cadex", "cadex_losses")
 _CADEX_MODEL = ("kind", "cadex", "blocks", "time_channels", "time_factors", "depth_scale")
