@@ -64,7 +64,7 @@ def run(route: Route, points: Tensor, frames: Tensor, blocks: tuple[BlockWeights
         frames: int64 [legs, N], the points' frames.
         blocks: the weights.
     """
-    return _Chain.apply(route, points, frames, *(tensor for block in blocks for tensor in block))
+    return _Chain.apply(route, points.contiguous(), frames, *(tensor for block in blocks for tensor in block))
 
 
 class _Cells(NamedTuple):
@@ -209,7 +209,7 @@ class _Chain(torch.autograd.Function):
         points, frames, *flat = ctx.saved_tensors
         route, blocks = ctx.route, _grouped(flat)
         into = _grouped([torch.zeros_like(tensor) for tensor in flat])
-        of_points = torch.empty_like(points)
+        of_points, grad = torch.empty_like(points), grad.contiguous()
         for columns, saved in zip(_parts(points), ctx.saved, strict=True):
             coordinates = list(grad[:, columns].unbind(0))
             for stop, kept in zip(reversed(route.stops), reversed(saved), strict=True):
