@@ -33,6 +33,7 @@ def clip_folder(root: str | Path, index: int) -> Path:
 
 def write_clip(folder: Path, frames: Iterable[np.ndarray], table: np.ndarray, source: dict[str, Any]) -> None:
     """Write frames uint8 [H, W, 3] and tracks float32 [S, N, 4]. Equal arguments give equal bytes."""
+    atomic.sweep_stale(folder)
     write_mp4(folder / VIDEO, frames, FPS, crf=CRF, threads=1)
     meta = {**source, "sha256": sha256_of(folder / VIDEO)}
     atomic.save_npz(folder / TRACKS, track_g=table, meta=np.array(json.dumps(meta, sort_keys=True)))

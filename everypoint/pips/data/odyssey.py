@@ -6,7 +6,6 @@ CC BY-NC-SA 4.0.
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -224,11 +223,18 @@ class OdysseyDataset:
         resize = size[0] + LARGER, size[1] + LARGER
         self.options = SampleOptions(frames, points, size, resize, augment, require_full=True, compat=compat)
         self.seed = seed
-        # Sequences are large, and one process meets a few of them at a time
-        self._annotations = functools.lru_cache(maxsize=2)(lambda number: self.folders[number].annotations())
+        self._kept: dict[int, Annotations] = {}
 
     def __len__(self) -> int:
         return len(self.windows)
+
+    def _annotations(self, number: int) -> Annotations:
+        """Those of one sequence; the last two are kept, since they are large."""
+        if number not in self._kept:
+            while len(self._kept) > 1:
+                del self._kept[next(iter(self._kept))]
+            self._kept[number] = self.folders[number].annotations()
+        return self._kept[number]
 
     def sample(self, index: int, epoch: int = 0) -> Clip:
         """The sample ``index`` as drawn in ``epoch``; ``ok`` is False when too few of its tracks are usable."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -184,6 +186,17 @@ def test_without_augmentation_pictures_are_the_sources_resized_or_cropped(root):
     np.testing.assert_array_equal(clip.rgb.transpose(0, 2, 3, 1), [folder.rgb(t) for t in range(4)])
     assert (clip.valids[0] == 1).all()
     assert (clip.visibs[0] == 1).all()
+
+
+def test_data_sets_travel_to_loader_workers(root):
+    one = OdysseyDataset(root, "train", 4, 16, SIZE, (1,), False, 0)
+    clip = one.sample(0)
+    two = copy.deepcopy(one)  # by the same protocol as pickle
+    two._kept.clear()
+    np.testing.assert_array_equal(two.sample(0).rgb, clip.rgb)
+    for index in range(len(one)):
+        one.sample(index)
+    assert len(one._kept) <= 2
 
 
 def test_a_sample_with_too_few_tracks_is_no_sample(root):
