@@ -90,7 +90,7 @@ def matches(preset: Preset) -> dict[str, Any]:
         value = {key: item for key, item in value.items() if not key.startswith("chain_")}
     if preset.flow.backend != "processed":
         del value["stored_masks"]
-    if preset.depth.backend == "none":
+    if not masks_depth(preset):
         del value["depth_mask"]
     return {"matches": value, "appearance_threshold": preset.sparse.appearance_threshold}
 
