@@ -41,7 +41,8 @@ def measure(
     network = load_network(weights or locate(asked.weights))
     inference = PipsInference(network, place, precision=asked.precision, memory=int(memory_gib * 2**30))
     with full_precision():
-        result = measure_set(name, _sequences(name, asked), None, inference, asked)
+        sequences, total = _sequences(name, asked)
+        result = measure_set(name, sequences, total, inference, asked)
     if not result["videos"]:
         raise InputError(
             f"the test set {name} holds no video that can be scored", cure="look at the warnings in the log"
@@ -53,19 +54,24 @@ def measure(
     atomic.write_json(output, result)
 
 
-def _sequences(name: str, options: PipsTestOptions) -> Any:
+def _sequences(name: str, options: PipsTestOptions) -> tuple[Any, int | None]:
+    """The videos of a test set, and how many there are at most where that is known before."""
     if name == "tapvid":
         from everypoint.assets.datasets import dataset_path
         from everypoint.pips.testing import tapvid_sequences
+        from everypoint.video.tapvid import index_of, pickles_of
 
-        return tapvid_sequences(dataset_path(options.tapvid), compat=options.compat)
+        path = dataset_path(options.tapvid)
+        return tapvid_sequences(path, compat=options.compat), sum(len(index_of(part)) for part in pickles_of(path))
     if name == "crohd":
         from everypoint.pips.data import crohd
 
-        return crohd.sequences(Path(options.crohd).expanduser(), corrected=not options.compat)
+        return crohd.sequences(Path(options.crohd).expanduser(), corrected=not options.compat), None
     from everypoint.pips.data import odyssey
 
-    return odyssey.full_sequences(Path(options.odyssey).expanduser(), "test", points=options.points)
+    root = Path(options.odyssey).expanduser()
+    total = len(odyssey.sequence_folders(root, "test"))
+    return odyssey.full_sequences(root, "test", points=options.points), total
 
 
 def summary(*, results: Sequence[str], output: str, text: str) -> None:
