@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from everypoint.errors import ResourceError
+from everypoint.stages.devices import claim
 
 if TYPE_CHECKING:
     import torch
@@ -21,8 +22,11 @@ def without_torch(threads: int) -> str:
 def prepare(device: str, threads: int = 1) -> torch.device:
     """Set the threads of torch and OpenCV and return the device that ``auto``, ``cpu`` or ``cuda`` means here.
 
-    Raises :class:`ResourceError` when ``cuda`` is asked for and there is none.
+    Of several GPUs this process takes a free one (:mod:`everypoint.stages.devices`). Raises :class:`ResourceError` when
+    ``cuda`` is asked for and there is none.
     """
+    if device != "cpu":
+        claim()
     import torch
 
     without_torch(threads)

@@ -8,7 +8,7 @@ from typing import Any
 
 from everypoint.config.options import Preset
 
-VERSION = 1
+VERSION = 2
 # torch adds up gradients in an order that depends on the number of threads, and so would the result.
 THREADS = 1
 

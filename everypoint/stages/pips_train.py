@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from everypoint.artifacts import atomic
 from everypoint.config.options_pips import RUNTIME_OF_TRAINING, PipsTrainOptions
 from everypoint.errors import ConfigError, TrainingError
+from everypoint.stages.devices import claim
 
 if TYPE_CHECKING:
     import torch
@@ -136,6 +137,8 @@ def _launch(spec: Mapping[str, Any], options: PipsTrainOptions) -> None:
         command = ["srun", f"--nodes={options.nodes}", "--ntasks-per-node=1", *command]
         command += [f"--nnodes={options.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={host}:{PORT}"]
     else:
+        if spec["device"] != "cpu":
+            claim(options.processes)
         command.append("--standalone")
     command += ["-m", "everypoint", "train-pips", str(path)]
     logger.info("starting %d processes: %s", options.processes * options.nodes, " ".join(command))

@@ -1,0 +1,91 @@
+"""Which GPU a job has to itself, on a machine where no scheduler says so.
+
+``snakemake --resources gpu=N`` runs N GPU jobs at once. Each takes the lock of one device for as long as its process
+lives and sees that device alone. The lock is the operating system's, so a job that crashes frees its device at once.
+Under SLURM the device is the one that SLURM gave.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import IO
+
+from everypoint.errors import ResourceError
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+STAND_INS = "EVERYPOINT_DEVICES"  # devices by name, instead of those that are found; for tests
+SCHEDULED = ("SLURM_JOB_ID", "LOCAL_RANK")  # somebody else has given devices to this process
+WAIT = 0.5  # s between looks at devices that are all taken
+
+logger = logging.getLogger(__name__)
+_held: list[IO[str]] = []  # locks of this process; open files are closed, and free, when it ends
+
+
+def claim(count: int = 1) -> list[str]:
+    """Take ``count`` devices for this process and make them the only ones that CUDA shows it; waits for free ones.
+
+    Nothing happens, and the answer is empty, where there is no GPU or where a scheduler has given them out. A process
+    that has claimed devices keeps them.
+
+    Raises :class:`ResourceError` when the machine has fewer devices than that.
+    """
+    if _held or any(os.environ.get(name) for name in SCHEDULED):
+        return []
+    names = present()
+    if not names:
+        return []
+    if count > len(names):
+        raise ResourceError(f"{count} GPUs are asked for and this machine shows {len(names)}", cure="ask for fewer")
+    taken = _take(names, count)
+    os.environ[VISIBLE] = ",".join(taken)
+    logger.info("on GPU %s", ", ".join(taken))
+    return taken
+
+
+def present() -> list[str]:
+    """Names of the devices that this process may use, as CUDA_VISIBLE_DEVICES has them."""
+    for variable in (STAND_INS, VISIBLE):
+        if variable in os.environ:
+            return [name for name in os.environ[variable].split(",") if name.strip() and name.strip() != "-1"]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [str(number) for number, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+
+
+def _take(names: list[str], count: int) -> list[str]:
+    """Lock ``count`` of the devices, in their order; waits with none in hand, so that two never wait for each other."""
+    said = False
+    while True:
+        locks = {name: lock for name in names if (lock := _lock(name)) is not None}
+        chosen = list(locks)[:count]
+        for name, lock in locks.items():
+            if len(chosen) < count or name not in chosen:
+                lock.close()
+        if len(chosen) == count:
+            _held.extend(locks[name] for name in chosen)
+            return chosen
+        if not said:
+            logger.info("all GPUs are taken, waiting for one")
+            said = True
+        time.sleep(WAIT)
+
+
+def _lock(name: str) -> IO[str] | None:
+    """The open, locked file of a device; None while another process holds it."""
+    folder = Path(tempfile.gettempdir()) / f"everypoint-gpus-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    file = (folder / f"{name.strip().replace('/', '_')}.lock").open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
