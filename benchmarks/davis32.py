@@ -41,13 +41,15 @@ COLUMNS = {
 }
 
 
-def prepare(work: Path, size: int) -> dict[str, Any]:
-    """Inputs of one resolution; returns the part of the configuration that names them."""
+def prepare(work: Path, size: int, wanted: list[str]) -> dict[str, Any]:
+    """Inputs of one resolution, of the wanted videos; returns the part of the configuration that names them."""
     pickle = SHARED / "data" / "tapvid_davis32_dev.pkl"
     if size == 256:
         return {"dataset": str(pickle)}
     videos = work / "videos"
     for name, item in load_arrays_pickle(pickle).items():
+        if wanted and name not in wanted:
+            continue
         target = videos / name
         if not target.exists():
             shutil.copytree(SHARED / "data" / "davis480" / name / "color", target / "color")
@@ -56,16 +58,18 @@ def prepare(work: Path, size: int) -> dict[str, Any]:
     return {"videos": str(videos)}
 
 
-def run(work: Path, size: int, methods: list[str], overrides: dict[str, Any], cores: int, wanted: str) -> Path:
+def run(
+    work: Path, inputs: dict[str, Any], methods: list[str], overrides: dict[str, Any], cores: int, further: str
+) -> Path:
     """Run the workflow; returns its results folder."""
     results = work / "results"
-    config = {**prepare(work, size), "results": str(results), "methods": methods, "overrides": overrides}
+    config = {**inputs, "results": str(results), "methods": methods, "overrides": overrides}
     config["overlay"] = {"enabled": False}
     atomic.write_text(work / "config.yaml", yaml.safe_dump(config))
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(work)]
     command += ["--configfile", str(work / "config.yaml"), "--cores", str(cores)]
-    if wanted:
-        command += wanted.split()
+    if further:
+        command += further.split()
     subprocess.run(command, check=True)
     return results
 
@@ -102,12 +106,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=None, help="folder for inputs and results")
     add_overrides(parser)
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--videos", nargs="*", default=[], help="480: some of the videos by name; default: all")
     parser.add_argument("--snakemake", default="", help="further arguments for snakemake")
     arguments = parser.parse_args()
     work = (arguments.work or ROOT / "benchmarks" / "out" / f"davis32-{arguments.size}").resolve()
     work.mkdir(parents=True, exist_ok=True)
     overrides = read_overrides(arguments.overrides, arguments.methods)
-    results = run(work, arguments.size, arguments.methods, overrides, arguments.cores, arguments.snakemake)
+    inputs = prepare(work, arguments.size, arguments.videos)
+    results = run(work, inputs, arguments.methods, overrides, arguments.cores, arguments.snakemake)
     text = table(results, arguments.methods)
     atomic.write_text(work / "table.md", text + "\n")
     print(text)
