@@ -24,6 +24,12 @@ class CadexOptions(Options):
     guard: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         1e-3, description="Least spacing of the knots and half of the least outer slope, of 1 at most."
     )
+    kernel: Literal["auto", "torch", "triton"] = Field(
+        "auto",
+        description="What runs the couplings on a CUDA device: plain torch, or one fused Triton kernel each way, which "
+        "changes no result beyond rounding. auto is torch until the kernel has been measured on a device. A CPU always "
+        "has torch, and so has a run with torch's deterministic algorithms.",
+    )
 
 
 class CadexSamplerOptions(Options):

@@ -38,6 +38,7 @@ class CadexBijection(Bijection):
             time=FractionGrid(frames, options.time_channels, generator, options.time_factors),
         )
         self.resolutions, self.guard = tuple(options.plane_resolutions), options.cadex.guard
+        self.kernel = options.cadex.kernel
 
     def time_parts(self) -> tuple[BlockWeights, ...]:
         """All that is the same for every point; made once a step."""
@@ -46,15 +47,15 @@ class CadexBijection(Bijection):
 
     def canonical(self, points: Tensor, frame: Tensor, parts: tuple[BlockWeights, ...]) -> Tensor:
         """Local points [N, 3] of frames [N] -> canonical points [N, 3]."""
-        return chain.run(self._route(to=True), points.t(), frame[None], parts).t()
+        return chain.run(self._route(to=True), points.t(), frame[None], parts, self.kernel).t()
 
     def local(self, points: Tensor, frame: Tensor, parts: tuple[BlockWeights, ...]) -> Tensor:
         """Canonical points [N, 3] -> local points [N, 3] of frames [N]."""
-        return chain.run(self._route(back=True), points.t(), frame[None], parts).t()
+        return chain.run(self._route(back=True), points.t(), frame[None], parts, self.kernel).t()
 
     def carry(self, points: Tensor, i: Tensor, j: Tensor, parts: tuple[BlockWeights, ...]) -> Tensor:
         """Local points [N, 3] of frames i [N] -> local points of frames j [N], in one go."""
-        return chain.run(self._route(to=True, back=True), points.t(), torch.stack([i, j]), parts).t()
+        return chain.run(self._route(to=True, back=True), points.t(), torch.stack([i, j]), parts, self.kernel).t()
 
     def _route(self, *, to: bool = False, back: bool = False) -> Route:
         stops = [Stop(block, axis, False, 0) for block, axis in enumerate(self._order)] if to else []

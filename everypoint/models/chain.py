@@ -55,7 +55,9 @@ class Route(NamedTuple):
     guard: float
 
 
-def run(route: Route, points: Tensor, frames: Tensor, blocks: tuple[BlockWeights, ...]) -> Tensor:
+def run(
+    route: Route, points: Tensor, frames: Tensor, blocks: tuple[BlockWeights, ...], kernel: str = "torch"
+) -> Tensor:
     """Points [3, N] after all stops of a route.
 
     Args:
@@ -63,7 +65,14 @@ def run(route: Route, points: Tensor, frames: Tensor, blocks: tuple[BlockWeights
         points: coordinates in rows.
         frames: int64 [legs, N], the points' frames.
         blocks: the weights.
+        kernel: ``triton``: as one fused kernel where :func:`everypoint.models.chain_triton.fits` says that it can be;
+            ``auto`` is ``torch`` until the kernel has been measured on a device.
     """
+    if kernel == "triton":
+        from everypoint.models import chain_triton  # it imports this module
+
+        if chain_triton.fits(points, blocks):
+            return chain_triton.run(route, points, frames, blocks)
     return _Chain.apply(route, points.contiguous(), frames, *(tensor for block in blocks for tensor in block))
 
 
@@ -139,7 +148,7 @@ def _stop(
 ) -> tuple[Tensor, _Saved]:
     """The coordinate [n] of points of frames [n] after a coupling."""
     cells = _cells(kept, route.resolutions, block.table.dtype)
-    rows = torch.stack([*_corners(cells, route.resolutions), frame + _nodes(route)], 1)
+    rows = torch.stack([*_corners(cells, route.resolutions), frame + nodes(route)], 1)
     hidden = F.leaky_relu_(_mixed(block.table, rows, [*_weights(cells), torch.ones_like(cells.tanh[0])]), SLOPE)
     second = F.leaky_relu_(_linear(hidden, block.middle, block.middle_bias), SLOPE)
     share = torch.addmm(block.last_bias[:, None], block.last, second.t()).sigmoid_().to(value.dtype)
@@ -163,7 +172,7 @@ def _stop_back(
     into.middle_bias.add_(of_second.sum(0))
     of_hidden = product(of_second, block.middle.t()) if quick else of_second @ block.middle
     of_hidden = leaky(of_hidden, saved.hidden, SLOPE, True)
-    into.table.index_add_(0, frame + _nodes(route), of_hidden)
+    into.table.index_add_(0, frame + nodes(route), of_hidden)
     corners, cells = _corners(saved.cells, route.resolutions), saved.cells
     scaled = torch.empty_like(of_hidden)
     for row, weight in zip(corners, _weights(cells), strict=True):
@@ -182,7 +191,7 @@ class _Chain(torch.autograd.Function):
     def forward(
         ctx: torch.autograd.function.FunctionCtx, route: Route, points: Tensor, frames: Tensor, *flat: Tensor
     ) -> Tensor:
-        blocks = _grouped(flat)
+        blocks = grouped(flat)
         out, ctx.saved = torch.empty_like(points), []
         keep = any(ctx.needs_input_grad)
         for columns in _parts(points):
@@ -207,8 +216,8 @@ class _Chain(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         points, frames, *flat = ctx.saved_tensors
-        route, blocks = ctx.route, _grouped(flat)
-        into = _grouped([torch.zeros_like(tensor) for tensor in flat])
+        route, blocks = ctx.route, grouped(flat)
+        into = grouped([torch.zeros_like(tensor) for tensor in flat])
         of_points, grad = torch.empty_like(points), grad.contiguous()
         for columns, saved in zip(_parts(points), ctx.saved, strict=True):
             coordinates = list(grad[:, columns].unbind(0))
@@ -225,12 +234,13 @@ class _Chain(torch.autograd.Function):
         return None, of_points, None, *(tensor for block in into for tensor in block)
 
 
-def _grouped(flat: list[Tensor] | tuple[Tensor, ...]) -> tuple[BlockWeights, ...]:
+def grouped(flat: list[Tensor] | tuple[Tensor, ...]) -> tuple[BlockWeights, ...]:
+    """The weights of all blocks, from their tensors one behind the other."""
     size = len(BlockWeights._fields)
     return tuple(BlockWeights(*flat[k : k + size]) for k in range(0, len(flat), size))
 
 
-def _nodes(route: Route) -> int:
+def nodes(route: Route) -> int:
     """Nodes of all planes: the table's rows before the frames' times."""
     return sum(size * size for size in route.resolutions)
 

@@ -60,7 +60,7 @@ def test_gradients_against_finite_differences():
     flat = tuple(tensor.detach().requires_grad_() for block in blocks for tensor in block)
     route = made._route(to=True, back=True)
     assert torch.autograd.gradcheck(
-        lambda *given: chain.run(route, points.detach().t(), torch.stack([i, j]), chain._grouped(given)), flat
+        lambda *given: chain.run(route, points.detach().t(), torch.stack([i, j]), chain.grouped(given)), flat
     )
 
 

@@ -1,0 +1,113 @@
+"""The fused kernels against the chain in plain torch, in Triton's interpreter: on a CPU, operation by operation.
+
+The interpreter has to be chosen before Triton is imported, so all but two tests are run by the first one, in a process
+of their own. What a compiler makes of the kernels is the matter of tests/gpu/test_chain_triton.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from everypoint.errors import MissingPackageError
+from everypoint.models import chain, chain_triton
+from everypoint.models.chain import BlockWeights, Route, Stop
+from tests.shared import ROOT
+
+HERE = importlib.util.find_spec("triton") is not None
+CHOSEN = os.environ.get("TRITON_INTERPRET") == "1"
+COUNT, FRAMES, TILE = 33, 5, 16  # the last of three tiles holds one point
+CHAIN = (0, 2, 1)  # the coordinates that the blocks change
+
+there = pytest.mark.skipif(not HERE, reason="triton is not installed: torch's builds for a CPU come without it")
+interpreted = pytest.mark.skipif(not (HERE and CHOSEN), reason="run by the test that chooses Triton's interpreter")
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    monkeypatch.setattr(chain_triton, "TILE", TILE)
+
+
+def route_of(*, to: bool = True, back: bool = True, guard: float = 0.1, sizes: tuple[int, ...] = (4, 9)) -> Route:
+    """There through leg 0, back through leg 1."""
+    stops = [Stop(block, axis, False, 0) for block, axis in enumerate(CHAIN)] if to else []
+    if back:
+        stops += [Stop(block, CHAIN[block], True, int(to)) for block in reversed(range(len(CHAIN)))]
+    return Route(tuple(stops), sizes, guard)
+
+
+def weights_of(route: Route, width: int = 11, kind: torch.dtype = torch.float32, wild: float = 1.0) -> list[Tensor]:
+    """The tensors of all blocks; no side is a power of two."""
+    generator, half = torch.Generator().manual_seed(4), width // 2
+    rows, found = chain.nodes(route) + FRAMES, []
+    for _ in CHAIN:
+        shapes = ((rows, width), (half, width), (half,), (10, half), (10,))
+        scales = (1.0, width**-0.5, 0.3, 2 * half**-0.5, 0.5)
+        found += [
+            wild * scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+            for shape, scale in zip(shapes, scales, strict=True)
+        ]
+    return [tensor.to(kind).requires_grad_() for tensor in found]
+
+
+def given(count: int = COUNT, kind: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Points [3, N] of [-3, 3]^3, with tails, and frames [2, N]."""
+    generator = torch.Generator().manual_seed(7)
+    points = torch.rand(3, count, generator=generator, dtype=torch.float64) * 6 - 3
+    return points.to(kind).requires_grad_(), torch.randint(FRAMES, (2, count), generator=generator)
+
+
+def both(route: Route, points: Tensor, frames: Tensor, flat: list[Tensor]) -> list[tuple[Tensor, list[Tensor]]]:
+    """Values and all gradients: of the kernels, and of torch."""
+    weight = torch.randn(points.shape, generator=torch.Generator().manual_seed(9), dtype=points.dtype)
+    found = []
+    for run in (chain_triton.run, chain.run):
+        value = run(route, points, frames, chain.grouped(flat))
+        found.append((value, torch.autograd.grad((value * weight).sum(), (points, *flat))))
+    return found
+
+
+def check(pair: list[tuple[Tensor, list[Tensor]]], value: float, relative: float) -> None:
+    """Values agree to ``value``, every gradient to ``relative`` of its largest entry, and none is zero."""
+    (ours, of_ours), (theirs, of_theirs) = pair
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=value)
+    for number, (mine, other) in enumerate(zip(of_ours, of_theirs, strict=True)):
+        assert mine.shape == other.shape and mine.dtype == other.dtype
+        assert other.abs().max() > 0
+        name = "points" if number == 0 else BlockWeights._fields[(number - 1) % 5]
+        assert (mine - other).abs().max() <= relative * other.abs().max(), f"{name} of block {(number - 1) // 5}"
+
+
+@there
+@pytest.mark.skipif(CHOSEN, reason="this is that process")
+def test_the_kernels_in_the_interpreter():
+    """All tests below."""
+    command = [sys.executable, "-m", "pytest", __file__, "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
+
+
+@interpreted
+@pytest.mark.parametrize("legs", [(True, False), (False, True), (True, True)], ids=["to", "back", "both"])
+def test_with_networks_in_float64_the_kernels_are_torch_to_the_last_digits(legs):
+    """An oracle for the formulas: nothing hides behind rounding."""
+    route = route_of(to=legs[0], back=legs[1], guard=1e-3)
+    points, frames = given()
+    flat = weights_of(route, kind=torch.float64, wild=2.0)
+    check(both(route, points, frames, flat), 1e-10, 1e-9)
+
+
+@interpreted
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32], ids=str)
+def test_with_networks_in_float32_the_kernels_are_torch_up_to_rounding(kind):
+    route = route_of()
+    points, frames = given(kind=kind)
+    check(both(route, points, frames, weights_of(route)), 1e-6 if kind == torch.float64 else 2e-5, 1e-5)
