@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runs import median_error, read_overrides
+from runs import add_overrides, median_error, read_overrides
 
 from everypoint.artifacts import atomic
 from everypoint.config.load import deep_merge
@@ -54,12 +54,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(video: Path, work: Path, name: str, steps: int) -> dict[str, Any]:
+def run(video: Path, work: Path, name: str, steps: int, overrides: dict[str, Any]) -> dict[str, Any]:
     """Train, read out and score one variant; returns its scores, seconds and last row."""
     folder = work / video.name / f"{steps}-{name.replace(' ', '-').replace(':', '')}"
     plan = {"optimize": {"steps": steps, "log_every": max(steps // 20, 1)}}
-    reduced = read_overrides([str(REDUCED)], ["omnimotion"])["omnimotion"]
-    preset = load_preset("omnimotion", {"omnimotion": deep_merge(deep_merge(reduced, plan), VARIANTS[name])})
+    base = deep_merge(read_overrides([str(REDUCED)], ["omnimotion"])["omnimotion"], overrides)
+    preset = load_preset("omnimotion", {"omnimotion": deep_merge(deep_merge(base, plan), VARIANTS[name])})
     frames = str(video / "frames" / "frames.npy")
     matches = max(video.glob("matches/*/matches.npz"), key=lambda path: path.stat().st_mtime)
     common = {"frames": frames, "seed": 0, "device": "cpu", "threads": 1}
@@ -98,12 +98,12 @@ def run(video: Path, work: Path, name: str, steps: int) -> dict[str, Any]:
     }
 
 
-def lines(video: Path, work: Path, names: list[str], steps: int) -> Iterator[str]:
+def lines(video: Path, work: Path, names: list[str], steps: int, overrides: dict[str, Any]) -> Iterator[str]:
     """Rows of Markdown, as they come."""
     yield f"| {video.name}, {steps} steps | AJ | delta_avg | OA | TC | median error px of 256 | held-out px | CPU s |"
     yield "|" + " --- |" * 8
     for name in names:
-        one = run(video, work, name, steps)
+        one = run(video, work, name, steps, overrides)
         cells = [100 * one[key] for key in ("average_jaccard", "average_pts_within_thresh", "occlusion_accuracy")]
         numbers = [f"{value:.1f}" for value in cells]
         numbers += [f"{one[key]:.2f}" for key in ("temporal_coherence", "median", "held_out")]
@@ -117,8 +117,10 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--only", nargs="*", default=list(VARIANTS), choices=list(VARIANTS), metavar="VARIANT")
+    add_overrides(parser)
     given = parser.parse_args()
-    for line in lines(given.video, given.work, given.only, given.steps):
+    overrides = read_overrides(given.overrides, ["omnimotion"]).get("omnimotion", {})
+    for line in lines(given.video, given.work, given.only, given.steps, overrides):
         print(line, flush=True)
 
 
