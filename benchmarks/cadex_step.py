@@ -2,6 +2,7 @@
 
     python benchmarks/cadex_step.py --threads 1
     python benchmarks/cadex_step.py --pairs 8 --repeats 3    # a twelfth of the batch
+    python benchmarks/cadex_step.py --device cuda --kernel triton    # ours as fused kernels; compare with torch's
 
 As :mod:`step` does for OmniMotion: the literal step (:mod:`published_cadex_step`) gets our weights, our batch, our
 depth maps and prior; every weighted loss term and their sum must agree to 1e-4, or the program fails. The step is the
@@ -51,9 +52,11 @@ def with_long_range(matches: Matches, gap: int = 10) -> Matches:
     return dataclasses.replace(matches, flags=np.where(marked, LONG_RANGE, matches.flags).astype(np.uint8))
 
 
-def trainer_of(variant: str, matches: Matches, device: str, sampler: dict[str, Any]) -> CadexTrainer:
+def trainer_of(
+    variant: str, matches: Matches, device: str, sampler: dict[str, Any], kernel: str = "torch"
+) -> CadexTrainer:
     """The trainer of a preset on a depth prior between 2 and 6."""
-    chosen = load_preset(variant, {variant: {"optimize": {"cadex": sampler}}})
+    chosen = load_preset(variant, {variant: {"model": {"cadex": {"kernel": kernel}}, "optimize": {"cadex": sampler}}})
     random = np.random.default_rng(0)
     prior = random.uniform(2, 6, (matches.frames, *(max(side // 4, 1) for side in matches.size)))
     trainer = prepare(matches, chosen, device, 0, None, (prior, np.ones(prior.shape, bool)))
@@ -166,7 +169,7 @@ def compare(variant: str, matches: Matches, reachable: float, arguments: argpars
     sampler = {name: value for name in ("pairs", "points") if (value := getattr(arguments, name))}
     notes, worst = [], 0.0
     for kind in ("float64", "float32"):
-        trainer = trainer_of(variant, matches, arguments.device, sampler)
+        trainer = trainer_of(variant, matches, arguments.device, sampler, arguments.kernel)
         if kind == "float64":
             in_float64(trainer)
         losses, gradients = disagreement(
@@ -175,7 +178,7 @@ def compare(variant: str, matches: Matches, reachable: float, arguments: argpars
         worst = max(losses.values()) if kind == "float64" else worst
         listed = ", ".join(f"{name} {value:.1e}" for name, value in losses.items())
         notes.append(f"{kind}: losses {listed}; gradients at most {max(gradients):.1e}")
-    trainer = trainer_of(variant, matches, arguments.device, sampler)
+    trainer = trainer_of(variant, matches, arguments.device, sampler, arguments.kernel)
     start = round(AT * trainer.options.steps)
     literal = literal_step_of(variant, literal_of(trainer))
     _, _, given, given_long = batches(trainer, start)
@@ -198,6 +201,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--kernel", choices=["torch", "triton"], default="torch", help="of ours, in float32: model.cadex.kernel"
+    )
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=None, help="of a step; default: the preset's")
@@ -205,6 +211,8 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=24)
     parser.add_argument("--size", type=int, nargs=2, default=(128, 128), metavar=("H", "W"))
     arguments = parser.parse_args()
+    if arguments.kernel == "triton" and arguments.device != "cuda":
+        parser.error("--kernel triton needs --device cuda")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)

@@ -5,6 +5,8 @@ from everypoint.stages import job, optimize
 runtime = snakemake.config["runtime"]
 preset = dict(snakemake.params.preset)
 preset["optimize"] = {**preset["optimize"], **runtime["optimize"][snakemake.wildcards.preset]}
+for section, values in runtime["models"].get(snakemake.wildcards.preset, {}).items():
+    preset["model"] = {**preset["model"], section: {**preset["model"][section], **values}}
 job.run(
     snakemake,
     optimize.run,

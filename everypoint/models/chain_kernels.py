@@ -1,3 +1,4 @@
+# ruff: noqa: ANN001, ANN201, ANN202, RUF059 -- the language annotates constants alone, and has no placeholder names
 """Triton kernels of CaDeX++'s chain: all stops of a tile of points in one launch, and the way back in another.
 
 Imported by :mod:`everypoint.models.chain_triton` alone, when a kernel runs: Triton is optional. The plain twin of every
@@ -43,7 +44,7 @@ def _tanh(v):
 def _cell(tanh, size):
     """Node before a position in [-1, 1] and the place behind it, 0..1; NaN gets a node, and stays NaN in the place."""
     at = (tanh + 1) * ((size - 1) * 0.5).to(tanh.dtype)
-    low = tl.where(at == at, tl.floor(at), 0.0).to(tl.int32)  # noqa: PLR0124
+    low = tl.where(at == at, tl.floor(at), 0.0).to(tl.int32)
     low = tl.minimum(tl.maximum(low, 0), size - 2)
     return low, at - low.to(tanh.dtype)
 

@@ -64,7 +64,7 @@ def optimize(
             "matches": sha256_of(matches_path),
             "video": [meta.source_hash, meta.start, meta.stride, meta.frames, meta.size],
             "depth": sha256_of(depth_path) if depth_path else None,
-            "model": preset.model.model_dump(mode="json"),
+            "model": preset.model.model_dump(mode="json", exclude={"cadex": {"kernel"}}),
             "optimize": preset.optimize.model_dump(
                 mode="json", exclude={"checkpoint_seconds", "tensorboard", "pictures"}
             ),

@@ -14,6 +14,7 @@ from everypoint.config.options import DepthOptions, FeatureOptions, FlowOptions,
 _RUNTIME = {
     "flow": ("batch", "shards", "lookup", "volume_gib", "compile"),
     "optimize": ("checkpoint_seconds", "log_every", "tensorboard", "pictures"),
+    "cadex": ("kernel",),
 }
 _OF_RAYS = (  # keys of optimize by kind
     *("rays", "ray_losses", "code_learning_rate", "field_learning_rate", "gradient_clip", "decay"),
@@ -113,6 +114,8 @@ def optimize(preset: Preset) -> dict[str, Any]:
         model = {key: model[key] for key in ("kind", "nvp", "field")}
         unused = (*_OF_PLANES, *_OF_CADEX)
     value = {key: item for key, item in value.items() if key not in unused}
+    if "cadex" in model:
+        model["cadex"] = {key: item for key, item in model["cadex"].items() if key not in _RUNTIME["cadex"]}
     return _header(preset) | {"model": model, "optimize": value}
 
 
@@ -147,7 +150,13 @@ def runtime(presets: dict[str, Preset]) -> dict[str, Any]:
         name: {key: getattr(preset.optimize, key) for key in _RUNTIME["optimize"]} for name, preset in presets.items()
     }
     bounds = {name: {"memory_gib": preset.pips.memory_gib} for name, preset in presets.items() if is_pips(preset)}
-    return {"flow": batches, "optimize": knobs, "tracks": {name: {"pips": value} for name, value in bounds.items()}}
+    kernels = {
+        name: {"cadex": {key: getattr(preset.model.cadex, key) for key in _RUNTIME["cadex"]}}
+        for name, preset in presets.items()
+        if preset.model.kind == "cadex"
+    }
+    bounded = {name: {"pips": value} for name, value in bounds.items()}
+    return {"flow": batches, "optimize": knobs, "models": kernels, "tracks": bounded}
 
 
 def is_pips(preset: Preset) -> bool:

@@ -1,7 +1,7 @@
 """The fused kernels against the chain in plain torch, in Triton's interpreter: on a CPU, operation by operation.
 
-The interpreter has to be chosen before Triton is imported, so all but two tests are run by the first one, in a process
-of their own. What a compiler makes of the kernels is the matter of tests/gpu/test_chain_triton.py.
+The interpreter has to be chosen before Triton is imported, so the first test runs the others, in a
+process of their own. What a compiler makes of the kernels is the matter of tests/gpu/test_chain_triton.py.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tests.shared import ROOT
 
 HERE = importlib.util.find_spec("triton") is not None
 CHOSEN = os.environ.get("TRITON_INTERPRET") == "1"
+ORACLE = "last_digits"  # in the name of the strictest test, which says whether the formulas are right
 COUNT, FRAMES, TILE = 33, 5, 16  # the last of three tiles holds one point
 CHAIN = (0, 2, 1)  # the coordinates that the blocks change
 
@@ -78,7 +79,8 @@ def check(pair: list[tuple[Tensor, list[Tensor]]], value: float, relative: float
     (ours, of_ours), (theirs, of_theirs) = pair
     torch.testing.assert_close(ours, theirs, rtol=0, atol=value)
     for number, (mine, other) in enumerate(zip(of_ours, of_theirs, strict=True)):
-        assert mine.shape == other.shape and mine.dtype == other.dtype
+        assert mine.shape == other.shape
+        assert mine.dtype == other.dtype
         assert other.abs().max() > 0
         name = "points" if number == 0 else BlockWeights._fields[(number - 1) % 5]
         assert (mine - other).abs().max() <= relative * other.abs().max(), f"{name} of block {(number - 1) // 5}"
@@ -86,9 +88,10 @@ def check(pair: list[tuple[Tensor, list[Tensor]]], value: float, relative: float
 
 @there
 @pytest.mark.skipif(CHOSEN, reason="this is that process")
-def test_the_kernels_in_the_interpreter():
-    """All tests below."""
-    command = [sys.executable, "-m", "pytest", __file__, "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+@pytest.mark.parametrize("chosen", [ORACLE, pytest.param(f"not {ORACLE}", marks=pytest.mark.slow)])
+def test_the_kernels_in_the_interpreter(chosen):
+    """The tests below that need it."""
+    command = [sys.executable, "-m", "pytest", __file__, "-q", "-k", chosen, "-p", "no:cacheprovider", "-p", "no:xdist"]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
@@ -96,10 +99,9 @@ def test_the_kernels_in_the_interpreter():
 
 
 @interpreted
-@pytest.mark.parametrize("legs", [(True, False), (False, True), (True, True)], ids=["to", "back", "both"])
-def test_with_networks_in_float64_the_kernels_are_torch_to_the_last_digits(legs):
-    """An oracle for the formulas: nothing hides behind rounding."""
-    route = route_of(to=legs[0], back=legs[1], guard=1e-3)
+def test_with_networks_in_float64_the_kernels_are_torch_to_the_last_digits():
+    """An oracle for the formulas, there and back: nothing hides behind rounding."""
+    route = route_of(guard=1e-3)
     points, frames = given()
     flat = weights_of(route, kind=torch.float64, wild=2.0)
     check(both(route, points, frames, flat), 1e-10, 1e-9)
@@ -111,3 +113,46 @@ def test_with_networks_in_float32_the_kernels_are_torch_up_to_rounding(kind):
     route = route_of()
     points, frames = given(kind=kind)
     check(both(route, points, frames, weights_of(route)), 1e-6 if kind == torch.float64 else 2e-5, 1e-5)
+
+
+@interpreted
+def test_one_plane_and_the_two_flattest_tails():
+    """Other numbers of planes; points far out, where only tails are."""
+    route = route_of(sizes=(5,), guard=1e-3)
+    points, frames = given(20)
+    points = (points.detach() * 3).requires_grad_()
+    check(both(route, points, frames, weights_of(route, kind=torch.float64)), 1e-10, 1e-9)
+
+
+@interpreted
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@torch.no_grad()
+def test_a_point_that_is_not_finite_harms_no_other(bad):
+    route = route_of(back=False)
+    points, frames = given(5)
+    points[1, 2] = bad
+    found = [
+        run(route, points, frames, chain.grouped(weights_of(route, kind=torch.float64)))
+        for run in (chain_triton.run, chain.run)
+    ]
+    torch.testing.assert_close(*found, rtol=0, atol=1e-10, equal_nan=True)
+    assert not found[0][:, 2].isfinite().all()
+
+
+def test_what_the_kernels_are_not_for_stays_with_torch(monkeypatch):
+    """A CPU never has them, whatever the option says."""
+    route, (points, frames) = route_of(), given()
+    blocks = chain.grouped(weights_of(route))
+    assert not chain_triton.fits(points, blocks)
+    monkeypatch.setattr(chain_triton, "run", lambda *_: pytest.fail("the kernels ran on a CPU"))
+    torch.testing.assert_close(
+        chain.run(route, points, frames, blocks, "triton"), chain.run(route, points, frames, blocks), rtol=0, atol=0
+    )
+
+
+def test_without_the_package_the_error_names_the_cure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "everypoint.models.chain_kernels", None)  # as a failed import leaves it
+    monkeypatch.delattr("everypoint.models.chain_kernels", raising=False)
+    chain_triton._kernels.cache_clear()
+    with pytest.raises(MissingPackageError, match=r"set model\.cadex\.kernel: torch"):
+        chain_triton._kernels()

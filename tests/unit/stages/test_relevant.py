@@ -207,3 +207,12 @@ def test_what_no_result_depends_on_reaches_the_jobs_another_way():
     assert runtime["tracks"] == {}
     assert relevant.runtime({"pips2": load_preset("pips2")})["tracks"] == {"pips2": {"pips": {"memory_gib": 1.0}}}
     assert runtime["optimize"]["cpu"]["checkpoint_seconds"] == 3
+
+
+def test_the_kernel_of_cadex_redoes_no_model_and_reaches_its_job():
+    plain = load_preset("cadex")
+    chosen = load_preset("cadex", {"all": {"model": {"cadex": {"kernel": "triton"}}}})
+    other = load_preset("cadex", {"all": {"model": {"cadex": {"guard": 0.1}}}})
+    assert relevant.optimize(chosen) == relevant.optimize(plain) != relevant.optimize(other)
+    runtime = relevant.runtime({"cadex": chosen, "chain": load_preset("chain")})
+    assert runtime["models"] == {"cadex": {"cadex": {"kernel": "triton"}}}
