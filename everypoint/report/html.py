@@ -80,7 +80,7 @@ def page_context(
     style, script = (Markup((TEMPLATES / name).read_text()) for name in ("report.css", "report.js"))
     return {
         "title": options.title,
-        "csp": _policy(style, script),
+        "csp": policy(style, script),
         "style": style,
         "script": script,
         "metrics": MAIN,
@@ -101,7 +101,7 @@ def page_context(
     }
 
 
-def _policy(style: str, script: str) -> str:
+def policy(style: str, script: str) -> str:
     """A content security policy that forbids the network and every style and script but ours."""
     return (
         "default-src 'none'; img-src data:; media-src data: file: 'self'; base-uri 'none'; form-action 'none'; "

@@ -38,6 +38,7 @@ def run(
 ) -> None:
     """Train until ``output``, ``model-{steps:09d}.pth``, is there; a run that was killed goes on where it stopped.
 
+    Beside it lie ``train.jsonl``, a page ``train.html`` with its curves, and TensorBoard's events.
     ``weights`` are those of another target that it starts from. ``options`` are a :class:`PipsTrainOptions`.
     """
     asked = PipsTrainOptions.model_validate(dict(options))
@@ -49,6 +50,10 @@ def run(
         work(spec)
     else:
         _launch(spec, asked)
+    from everypoint.report.training import write_training_page
+
+    folder = Path(output).parent
+    write_training_page(folder / "train.html", folder / "train.jsonl", f"PIPs++, {folder.name} {asked.name}")
 
 
 def work(spec: Mapping[str, Any]) -> None:
