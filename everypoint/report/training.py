@@ -44,7 +44,9 @@ def training_page(rows: Sequence[Mapping[str, Any]], name: str) -> Markup:
     ).format(policy(style, SCRIPT), name, style, name, last, charts)
 
 
-def _chart(rows: Sequence[Mapping[str, Any]], title: str, unit: str, lines: Sequence[tuple[str, str]]) -> Markup | None:
+def _chart(
+    rows: Sequence[Mapping[str, Any]], title: str, unit: str, factor: float, lines: Sequence[tuple[str, str]]
+) -> Markup | None:
     """A chart of what the rows hold of it; None if that is nothing."""
     series = []
     for slot, (name, key) in enumerate(lines):

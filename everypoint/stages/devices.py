@@ -14,7 +14,6 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import IO
 
 from everypoint.errors import ResourceError
 
@@ -24,7 +23,7 @@ SCHEDULED = ("SLURM_JOB_ID", "LOCAL_RANK")  # somebody else has given devices to
 WAIT = 0.5  # s between looks at devices that are all taken
 
 logger = logging.getLogger(__name__)
-_held: list[IO[str]] = []  # locks of this process; open files are closed, and free, when it ends
+_held: list[int] = []  # locks of this process, open files: closed, and free, when it ends
 
 
 def claim(count: int = 1) -> list[str]:
@@ -68,7 +67,7 @@ def _take(names: list[str], count: int) -> list[str]:
         chosen = list(locks)[:count]
         for name, lock in locks.items():
             if len(chosen) < count or name not in chosen:
-                lock.close()
+                os.close(lock)
         if len(chosen) == count:
             _held.extend(locks[name] for name in chosen)
             return chosen
@@ -78,14 +77,14 @@ def _take(names: list[str], count: int) -> list[str]:
         time.sleep(WAIT)
 
 
-def _lock(name: str) -> IO[str] | None:
+def _lock(name: str) -> int | None:
     """The open, locked file of a device; None while another process holds it."""
     folder = Path(tempfile.gettempdir()) / f"everypoint-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    file = (folder / f"{name.strip().replace('/', '_')}.lock").open("a")
+    file = os.open(folder / f"{name.strip().replace('/', '_')}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.close()
+        os.close(file)
         return None
     return file

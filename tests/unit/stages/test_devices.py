@@ -80,7 +80,7 @@ def test_a_claim_is_what_cuda_shows(place, monkeypatch):
     assert os.environ[devices.VISIBLE] == "0"
     assert devices.claim() == []  # it has one
     for lock in devices._held:
-        lock.close()
+        os.close(lock)
 
 
 def test_more_than_there_are_is_one_sentence(place):
