@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 LOCKED_EXTRAS = ("depth", "dev", "pips", "slurm")
 # Imported inside one file, with an error that says how to install.
-OPTIONAL = {"albumentations", "rerun", "tinycudann", "cotracker", "transformers"}
+OPTIONAL = {"albumentations", "rerun", "tinycudann", "cotracker", "transformers", "triton"}
 MODULES = {  # module -> the package that brings it, where the two differ in name
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
