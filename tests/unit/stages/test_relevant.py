@@ -73,7 +73,7 @@ def test_a_key_is_the_backend_and_six_hex_digits():
         ({"matches": {"stored_masks": False}}, True),  # of flows that were read
         ({"matches": {"depth_mask": False}}, True),  # of a depth prior, of which there is none
         ({"depth": {"backend": "constant"}}, False),
-        ({"depth": {"backend": "constant"}, "matches": {"depth_mask": False}}, False),  # the option itself counts
+        ({"depth": {"backend": "constant"}, "matches": {"depth_mask": False}}, True),  # a prior that masks nothing
         ({"depth": {"value": 3}}, True),
         ({"sparse": {"sources": ["xfeat"]}}, False),
         ({"sparse": {"xfeat": {"points": 7}}}, True),
