@@ -50,10 +50,6 @@ def run(
         work(spec)
     else:
         _launch(spec, asked)
-    from everypoint.report.training import write_training_page
-
-    folder = Path(output).parent
-    write_training_page(folder / "train.html", folder / "train.jsonl", f"PIPs++, {folder.name} {asked.name}")
 
 
 def work(spec: Mapping[str, Any]) -> None:
@@ -82,6 +78,7 @@ def train(options: PipsTrainOptions, seed: int, folder: Path, device: torch.devi
     from everypoint.pips.train_data import Samples
     from everypoint.pips.trainer import PipsTrainer
     from everypoint.pips.weights import load_network
+    from everypoint.report.training import write_training_page
 
     weights = locate(options.weights) if options.weights else None
     clips = _clips(options, seed)
@@ -93,7 +90,10 @@ def train(options: PipsTrainOptions, seed: int, folder: Path, device: torch.devi
     )
     samples = Samples(clips, options.batch, seed, transpose=options.augment)
     trainer = PipsTrainer(network, options, device, ranks)
-    return Training(trainer, samples, _validation(options, seed), folder, fingerprint).run()
+    model = Training(trainer, samples, _validation(options, seed), folder, fingerprint).run()
+    if ranks.is_first:
+        write_training_page(folder / "train.html", folder / "train.jsonl", f"PIPs++, {folder.name} {options.name}")
+    return model
 
 
 def _clips(options: PipsTrainOptions, seed: int) -> Any:
