@@ -7,7 +7,6 @@ Under SLURM the device is the one that SLURM gave.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import subprocess
@@ -16,6 +15,7 @@ import time
 from pathlib import Path
 
 from everypoint.errors import ResourceError
+from everypoint.stages.locks import take
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 STAND_INS = "EVERYPOINT_DEVICES"  # devices by name, instead of those that are found; for tests
@@ -81,10 +81,4 @@ def _lock(name: str) -> int | None:
     """The open, locked file of a device; None while another process holds it."""
     folder = Path(tempfile.gettempdir()) / f"everypoint-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    file = os.open(folder / f"{name.strip().replace('/', '_')}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        return None
-    return file
+    return take(folder / f"{name.strip().replace('/', '_')}.lock")

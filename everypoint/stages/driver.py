@@ -5,7 +5,6 @@ An expected failure ends the process with its sentence and code 1; an exception 
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from everypoint.config.load import read_yaml
 from everypoint.errors import EverypointError
+from everypoint.stages.locks import take
 from everypoint.stages.plan import Plan, make_plan
 
 _held: list[int] = []  # locked files, open for as long as the process lives
@@ -49,12 +49,8 @@ def hold_lock(path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    file = take(path)
+    if file is None:
         sentence = f"another run is at work in {Path.cwd()}: wait for it, or use another --directory."
-        raise SystemExit(f"everypoint: {sentence}") from None
-    except OSError:  # a file system without locks: every job still guards its own outputs where it can
-        pass
+        raise SystemExit(f"everypoint: {sentence}")
     _held.append(file)
