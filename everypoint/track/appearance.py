@@ -39,23 +39,25 @@ class Appearance:
             return np.ones(len(xy), np.float32)
         return (self._own[rows] * self._at(t, xy)).sum(-1)
 
-    def likeness(self, tracks: TrackArrays, places: np.ndarray | None = None) -> np.ndarray:
-        """Cosine similarity [T, N] of every point of the queries' tracks with how it looks where it is sure to be seen.
+    def typical(self, tracks: TrackArrays) -> np.ndarray:
+        """How the points of the queries' tracks look where they are sure to be seen, unit features [N, C].
 
-        That is the mean over the frames in which it is visible and like its query. ``places`` [T, N, 2] are compared
-        instead of the tracks' own positions. 1 without features.
+        That is the mean over the frames in which a point is visible and like its query. Without features C is 0.
         """
         if self._features is None:
-            return np.ones(tracks.visible.shape, np.float32)
-        typical = self._own.copy()
-        everyone = np.arange(len(typical))
+            return np.zeros((tracks.visible.shape[1], 0), np.float32)
+        total = self._own.copy()
         for t, seen in enumerate(tracks.visible):
             there = self._at(t, tracks.tracks[t])
             sure = seen & ((there * self._own).sum(-1) >= SURE)
-            typical[everyone[sure]] += there[sure]
-        typical /= np.maximum(np.linalg.norm(typical, axis=-1, keepdims=True), 1e-6)
-        where = tracks.tracks if places is None else places
-        return np.stack([(typical * self._at(t, xy)).sum(-1) for t, xy in enumerate(where)])
+            total[sure] += there[sure]
+        return total / np.maximum(np.linalg.norm(total, axis=-1, keepdims=True), 1e-6)
+
+    def likeness(self, typical: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Cosine similarity [T, N] of index points [T, N, 2] with :meth:`typical` looks [N, C]; 1 without features."""
+        if self._features is None:
+            return np.ones(places.shape[:2], np.float32)
+        return np.stack([(typical * self._at(t, xy)).sum(-1) for t, xy in enumerate(places)])
 
     def alike(
         self,

@@ -14,7 +14,6 @@ import numpy as np
 
 from everypoint.config.options import CompanionOptions, ReadoutOptions
 from everypoint.geometry import inside_index
-from everypoint.track.appearance import Appearance
 from everypoint.track.base import TrackArrays
 from everypoint.track.companions import Proposal, propose
 from everypoint.track.evidence import Evidence
@@ -46,11 +45,15 @@ def fuse(
     there = None
     if companions is not None:
         for _ in range(COMPANION_ROUNDS):
-            doubted = doubts(found, queries, appearance, options.companions.doubt)
+            typical = appearance.typical(found)
+            here = appearance.likeness(typical, found.tracks)  # [T, N]
+            doubted = doubts(found, queries, here, options.companions.doubt)
             clear = found._replace(visible=found.visible & ~doubted)
             there = propose(clear, companions, radius, options.companions)
             expected = _expected(found, proposal, there, options)
-            found = regain(found, doubted, there, evidence.size, appearance, options.companions)
+            if appearance.knows:  # else nothing can be judged by its looks
+                looks = appearance.likeness(typical, there.xy)
+                found = regain(found, doubted, there, (here, looks), evidence.size, options.companions)
             found = refine(found, expected, evidence, queries, options, appearance, rounds=1)
         there = propose(found, companions, radius, options.companions)
     filled = _expected(found, proposal, there, options)
@@ -60,9 +63,9 @@ def fuse(
     return TrackArrays(tracks.astype(np.float32), found.visible, confidence.astype(np.float32))
 
 
-def doubts(found: TrackArrays, queries: np.ndarray, appearance: Appearance, least: float) -> np.ndarray:
+def doubts(found: TrackArrays, queries: np.ndarray, likeness: np.ndarray, least: float) -> np.ndarray:
     """Visible points [T, N] that look unlike themselves; queries [N, 3] are beyond doubt."""
-    doubted = found.visible & (appearance.likeness(found) < least)
+    doubted = found.visible & (likeness < least)
     doubted[queries[:, 0].astype(int), np.arange(len(queries))] = False
     return doubted
 
@@ -71,17 +74,15 @@ def regain(
     found: TrackArrays,
     doubted: np.ndarray,
     there: Proposal,
+    likeness: tuple[np.ndarray, np.ndarray],
     size: tuple[int, int],
-    appearance: Appearance,
     options: CompanionOptions,
 ) -> TrackArrays:
-    """Hidden points seen again, and doubted ones put right, where companions expect them, judged by their looks.
+    """Hidden points seen again, and doubted ones put right, where companions expect them.
 
-    Without features nothing can be judged, and all stays as it is.
+    ``likeness`` [T, N] says how much the points look like themselves where they are, and where they are expected.
     """
-    if not appearance.knows:
-        return found
-    here, looks = appearance.likeness(found), appearance.likeness(found, there.xy)  # [T, N]
+    here, looks = likeness
     usable = there.known & inside_index(there.xy, *size) & (looks >= options.similarity)
     again = usable & ~found.visible
     changed = again | (usable & doubted & (looks >= here + options.margin))
