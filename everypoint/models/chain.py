@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from everypoint.models import monotone
-from everypoint.models.dense import fast, product, weight_gradient
+from everypoint.models.dense import weight_gradient
+from everypoint.numerics import fast, product
 
 SLOPE = 0.01  # of the leaky rectifiers
 POINTS_AT_ONCE = 16384  # on a CPU: fewer cost more calls than its cache saves

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from everypoint.numerics import fast, product
+
 ROWS_AT_ONCE = 2048  # rows of a hidden layer that a processor's cache holds: 2 MiB with 256 columns
-_PRODUCT = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
 def dense(
@@ -44,17 +45,6 @@ def plain(
     if part is not None:
         out = out.add_(part[:, None])  # in place, and the rectifier too: one tensor a layer is kept for backward
     return out if slope is None else F.leaky_relu_(out, slope)
-
-
-def fast(x: Tensor) -> bool:
-    """Whether products of ``x`` go through oneDNN."""
-    able = _PRODUCT is not None and torch.backends.mkldnn.enabled
-    return able and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
-
-
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Rows x [M, inputs] times weight^T [inputs, outputs] through oneDNN, without gradient; both may be transposed."""
-    return _PRODUCT(x, weight, bias, "none", [], "")
 
 
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from everypoint.models.dense import dense, fast
+from everypoint.models.dense import dense
+from everypoint.numerics import fast
 
 FREQUENCY_SCALE = 256.0
 ENCODED_SCALE = 4.0  # the same for inputs that are encoded by periods already

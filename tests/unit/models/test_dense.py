@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from everypoint.models import dense as module
-from everypoint.models.dense import by_rays, dense, fast, plain, rays_at_once, weight_gradient
+from everypoint import numerics
+from everypoint.models.dense import by_rays, dense, plain, rays_at_once, weight_gradient
 from everypoint.models.gabor import GaborNet
 
-needs_onednn = pytest.mark.skipif(not fast(torch.ones(1)), reason="this build of torch has no oneDNN")
+needs_onednn = pytest.mark.skipif(not numerics.fast(torch.ones(1)), reason="this build of torch has no oneDNN")
 
 
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -55,10 +55,10 @@ def test_gradients_of_what_needs_none_are_not_made():
 @needs_onednn
 def test_float32_on_a_cpu_is_fast_and_nothing_else(monkeypatch):
     x = drawn(4, 3)
-    assert fast(x)
-    assert not any(fast(other) for other in (x.double(), x.half(), x[:0], x.to("meta")))
-    monkeypatch.setattr(module, "_PRODUCT", None)  # a build without it
-    assert not fast(x)
+    assert numerics.fast(x)
+    assert not any(numerics.fast(other) for other in (x.double(), x.half(), x[:0], x.to("meta")))
+    monkeypatch.setattr(numerics, "_PRODUCT", None)  # a build without it
+    assert not numerics.fast(x)
 
 
 @needs_onednn
@@ -70,8 +70,8 @@ def test_operands_have_the_layouts_that_onednn_is_quick_with(monkeypatch):
         seen.append((x, weight))
         return product(x, weight, *rest)
 
-    product = module._PRODUCT
-    monkeypatch.setattr(module, "_PRODUCT", watched)
+    product = numerics._PRODUCT
+    monkeypatch.setattr(numerics, "_PRODUCT", watched)
     wide, weight = drawn(30, 24).requires_grad_(), drawn(16, 20, seed=1).requires_grad_()
     out = dense(wide[:, 3:11], weight[:, 5:13], slope=0.01)
     torch.testing.assert_close(out, plain(wide[:, 3:11], weight[:, 5:13], slope=0.01))
