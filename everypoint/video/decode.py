@@ -26,9 +26,10 @@ from everypoint.errors import InputError, ResourceError
 from everypoint.video.cuts import find_cuts
 from everypoint.video.discover import Entry
 from everypoint.video.ffmpeg import FrameStream, Stream, probe
-from everypoint.video.images import decode_image, decode_raw, resize_frame, to_rgb8, working_size
+from everypoint.video.images import decode_image, decode_raw, resize_frame, to_rgb8
 from everypoint.video.paths import image_files, shown
 from everypoint.video.sidecars import read_annotations, read_mask, read_queries_csv
+from everypoint.video.sizes import chosen_frames, working_size
 from everypoint.video.tapvid import load_item
 
 __all__ = ["read_annotations", "read_frames", "read_mask", "read_queries_csv"]
@@ -126,7 +127,7 @@ def _rate(times: list[float], declared: float, stride: int) -> float:
 
 def _read_images(entry: Entry, options: FramesOptions) -> tuple[np.ndarray, dict[str, Any]]:
     files = image_files(entry.path)
-    chosen = [files[index] for index in _chosen(len(files), options)]
+    chosen = [files[index] for index in chosen_frames(len(files), options)]
     digest = hashlib.sha256()
     notes: list[str] = []
 
@@ -161,11 +162,11 @@ def _read_tapvid(entry: Entry, options: FramesOptions) -> tuple[np.ndarray, dict
     source = f"{shown(entry.path.name)}, entry {shown(entry.key)}"
 
     def decoded() -> Iterator[np.ndarray]:
-        for index in _chosen(len(item.video), options):
+        for index in chosen_frames(len(item.video), options):
             frame = item.video[index]
             yield frame if isinstance(frame, np.ndarray) else decode_image(frame, f"frame {index} of {source}")
 
-    chosen = _chosen(len(item.video), options)
+    chosen = chosen_frames(len(item.video), options)
     frames, original = _collect(entry, decoded(), len(chosen), options)
     times = _even_times(len(frames), STILL_FPS, options)
     return frames, _known(source, item.source_hash(), STILL_FPS, times, original, [])
@@ -248,15 +249,9 @@ def _by(shape: tuple[int, ...]) -> str:
     return f"{shape[1]}x{shape[0]}"
 
 
-def _chosen(count: int, options: FramesOptions) -> range:
-    """Indices of the used frames among ``count``."""
-    chosen = range(min(options.start, count), count, options.stride)
-    return chosen if options.max_frames is None else chosen[: options.max_frames]
-
-
 def _chosen_of(count: int | None, options: FramesOptions) -> int | None:
     """How many frames are used of an estimated number; None when it is unknown."""
-    return None if count is None else len(_chosen(count, options)) or 1
+    return None if count is None else len(chosen_frames(count, options)) or 1
 
 
 def _even_times(count: int, fps: float, options: FramesOptions) -> list[float]:

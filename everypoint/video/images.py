@@ -7,7 +7,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from everypoint.config.options import FramesOptions
 from everypoint.errors import InputError
 from everypoint.video.ffmpeg import check_pixels, over_black
 from everypoint.video.image_header import image_size
@@ -60,17 +59,6 @@ def to_rgb8(image: np.ndarray) -> np.ndarray:
 def decode_image(data: bytes, name: str) -> np.ndarray:
     """uint8 [H, W, 3] RGB of an encoded image."""
     return to_rgb8(decode_raw(data, name))
-
-
-def working_size(height: int, width: int, options: FramesOptions) -> tuple[int, int]:
-    """(H, W) of the working frames: ``resize`` exactly, else shrunk to ``max_side``, else as they are."""
-    if options.resize is not None:
-        return options.resize
-    longer = max(height, width)
-    if options.max_side is None or longer <= options.max_side:
-        return height, width
-    scale = options.max_side / longer
-    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 from everypoint.artifacts.atomic import read_json, write_json
 from everypoint.artifacts.pickles import load_arrays_pickle
 from everypoint.errors import ArtifactError, InputError
+from everypoint.video.image_header import image_size
 from everypoint.video.paths import shown
 
 
@@ -50,9 +51,14 @@ def pickles_of(dataset: Path) -> list[Path]:
 def index_of(path: Path, cache_folder: Path | None = None) -> list[str]:
     """The keys of a TAP-Vid pickle: those of a dict in its order, or "0", "1", ... of a list.
 
-    Opening such a file reads all of it, so the keys are kept in ``cache_folder`` (when given) for as long as the
-    file's size and modification time stay the same.
+    Opening such a file reads all of it, so the keys (and sizes) are kept in ``cache_folder`` (when given) for as long
+    as the file's size and modification time stay the same.
     """
+    return list(sizes_of(path, cache_folder))
+
+
+def sizes_of(path: Path, cache_folder: Path | None = None) -> dict[str, list[int] | None]:
+    """[T, H, W] of every video of a TAP-Vid pickle by its key, remembered as by :func:`index_of`; None if damaged."""
     path = Path(path)
     stamp = _stamp(path)
     cache = None
@@ -61,13 +67,24 @@ def index_of(path: Path, cache_folder: Path | None = None) -> list[str]:
         try:
             known = read_json(cache)
             if known["stamp"] == list(stamp):
-                return [str(key) for key in known["keys"]]
-        except (ArtifactError, KeyError, TypeError):
+                return {str(key): size for key, size in known["sizes"]}
+        except (ArtifactError, KeyError, TypeError, ValueError):
             pass  # not there yet, or not ours: read the pickle
-    keys = _keys(path, load_arrays_pickle(path))
+    data = load_arrays_pickle(path)
+    sizes = {key: _size(data[key] if isinstance(data, dict) else data[int(key)]) for key in _keys(path, data)}
     if cache is not None:
-        write_json(cache, {"stamp": list(stamp), "keys": keys})
-    return keys
+        write_json(cache, {"stamp": list(stamp), "sizes": list(sizes.items())})
+    return sizes
+
+
+def _size(entry: Any) -> list[int] | None:
+    """[T, H, W] of a video as stored; None where it is no video."""
+    video = entry.get("video") if isinstance(entry, dict) else None
+    if _is_frames(video):
+        return [int(side) for side in video.shape[:3]]
+    first = video[0] if isinstance(video, (list, tuple, np.ndarray)) and len(video) else None
+    size = image_size(first) if isinstance(first, bytes) else None
+    return [len(video), *size] if size else None
 
 
 def load_item(path: Path, key: str) -> Item:

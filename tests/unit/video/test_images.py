@@ -14,7 +14,7 @@ from everypoint.config.options import FramesOptions
 from everypoint.errors import InputError
 from everypoint.video.decode import read_frames
 from everypoint.video.discover import Entry
-from everypoint.video.images import decode_image, resize_frame, working_size
+from everypoint.video.images import decode_image, resize_frame
 from everypoint.video.paths import image_files, natural_key
 from tests.unit.video.clips import pattern
 
@@ -171,23 +171,6 @@ def test_images_that_are_links_out_of_the_folder_are_left_out(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------ sizes
-
-
-@pytest.mark.parametrize(
-    ("size", "options", "expected"),
-    [
-        ((480, 854), {}, (480, 854)),
-        ((1080, 1920), {}, (480, 854)),
-        ((1920, 1080), {}, (854, 480)),
-        ((100, 200), {}, (100, 200)),
-        ((1080, 1920), {"max_side": None}, (1080, 1920)),
-        ((1080, 1920), {"resize": (256, 256)}, (256, 256)),
-        ((10, 20), {"resize": (256, 256)}, (256, 256)),
-        ((1, 5000), {"max_side": 100}, (1, 100)),
-    ],
-)
-def test_working_sizes(size, options, expected):
-    assert working_size(*size, FramesOptions(**options)) == expected
 
 
 def test_shrinking_by_whole_factors_is_the_mean():
