@@ -152,6 +152,15 @@ class OptimizeOptions(Options):
     )
     log_every: PositiveInt = Field(50, description="Steps between rows of train.jsonl.")
     checkpoint_seconds: PositiveFloat = Field(60.0, description="Seconds between checkpoints.")
+    capture: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Replay the step as a CUDA graph; auto: on CUDA, where the step can be captured; on: or fail.",
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="field, pixels, planes: networks and compositing through torch.compile on CUDA (a minute or so at "
+        "the start); auto: off, until a device has timed both.",
+    )
     tensorboard: bool = Field(True, description="Write TensorBoard scalars.")
     pictures: Annotated[float, Field(ge=0, le=1)] = Field(
         0.02, description="Share of the time for pictures in TensorBoard: correspondences, depth, colour; 0: none."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -15,9 +16,16 @@ from everypoint.optimize import cadex_losses, ramps, ray_losses
 from everypoint.optimize.cadex_sampler import CadexSampler
 from everypoint.optimize.ray_sampler import RayBatch
 from everypoint.optimize.schedule import rate
-from everypoint.optimize.trainer import HELD_OUT_BATCH, TrainerState
+from everypoint.optimize.trainer import Plan, TrainerBase
 
 RATE_EVERY, RATE_FACTOR = 5000, 0.33  # of 22,000 steps
+
+
+class Given(NamedTuple):
+    """What is random in a step."""
+
+    batch: RayBatch
+    long: RayBatch | None  # long-range matches
 
 
 class _Stored(NamedTuple):
@@ -29,7 +37,7 @@ class _Stored(NamedTuple):
     slope_j: Tensor
 
 
-class CadexTrainer(TrainerState):
+class CadexTrainer(TrainerBase):
     """Model, optimiser and sampler of one run. The depth maps' prior is what the model starts from.
 
     Args:
@@ -39,52 +47,64 @@ class CadexTrainer(TrainerState):
     """
 
     def __init__(self, model: CadexModel, sampler: CadexSampler, options: OptimizeOptions) -> None:
-        self.model, self.sampler, self.options, self.device = model, sampler, options, sampler.device
-        self.prior = model.depth.map.detach().clone()
         groups = [
-            {"params": list(model.bijection.parameters()), "lr": options.learning_rate},
-            {"params": list(model.depth.parameters()), "lr": options.depth_learning_rate},
+            (options.learning_rate, model.bijection.parameters()),
+            (options.depth_learning_rate, model.depth.parameters()),
         ]
-        self.optimizer = torch.optim.Adam(groups, fused=True)
-        self._rates = [group["lr"] for group in self.optimizer.param_groups]
+        super().__init__(model, sampler, options, groups)
+        self.prior = model.depth.map.detach().clone()
         self._scale = ramps.cadex_scale(options.steps, options.cadex_losses.ramp_steps)
 
-    def step(self, step: int) -> dict[str, Tensor]:
-        """One optimiser step; returns detached scalars (still on the device)."""
-        for group, base in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = base * self._rate(step)
-        terms = self.terms(self.sampler.draw(step), self.sampler.draw_long(step), step)
-        loss = torch.stack(list(terms.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.options.cadex_losses.depth_clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.depth.parameters(), self.options.cadex_losses.depth_clip)
-        self.optimizer.step()
-        return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+    def plan(self, step: int) -> Plan:
+        """Rates and weights of a step, and whether long-range matches far off the median count no more."""
+        weights = ramps.cadex_weights(step, self.options.steps, self.options.cadex_losses)
+        counting = {name: weight for name, weight in weights.items() if weight}
+        return Plan(self._scaled(self._rate(step)), counting, (ramps.long_cut(step, self._scale),))
+
+    def draw(self, step: int) -> Given:
+        """The batches of a step."""
+        return Given(self.sampler.draw(step), self.sampler.draw_long(step))
 
     def terms(self, batch: RayBatch, long: RayBatch | None, step: int) -> dict[str, Tensor]:
         """Weighted loss terms (scalars) of a batch of pairs and of long-range ones; weight 0 leaves one out."""
-        weights = ramps.cadex_weights(step, self.options.steps, self.options.cadex_losses)
-        parts = self.model.parts()
-        terms = self._dense_terms(batch, weights, parts)
-        if long is not None and weights["long_range"]:
-            terms |= self._long_terms(long, weights, parts, cut=ramps.long_cut(step, self._scale))
-        return {name: weights[name] * term for name, term in terms.items()}
+        _, weights, flags = self.plan(step)
+        return self.losses(Given(batch, long), weights, flags)[0]
 
-    def _dense_terms(self, batch: RayBatch, weights: dict[str, float], parts: Parts) -> dict[str, Tensor]:
+    def losses(
+        self, given: Given, weights: Mapping[str, float | Tensor], flags: tuple[bool, ...]
+    ) -> tuple[dict[str, Tensor], None]:
+        """Weighted loss terms (scalars); errors are not noted."""
+        parts = self.model.parts()
+        terms = self._dense_terms(given.batch, weights, parts)
+        if given.long is not None and "long_range" in weights:
+            terms |= self._long_terms(given.long, weights, parts, cut=flags[0])
+        return {name: weights[name] * term for name, term in terms.items() if name in weights}, None
+
+    def clip(self) -> None:
+        """Limit the norm of the depth maps' gradient."""
+        if self.options.cadex_losses.depth_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.depth.parameters(), self.options.cadex_losses.depth_clip)
+
+    def predicted(self, batch: RayBatch, parts: Parts) -> Tensor:
+        """Predicted points [R, 2]."""
+        return self.model.transport(batch.xy_i, batch.i, batch.j, parts).xy
+
+    def _dense_terms(self, batch: RayBatch, weights: Mapping[str, float | Tensor], parts: Parts) -> dict[str, Tensor]:
         shape, least = (self.sampler.options.pairs, -1), self.options.cadex_losses.least_depth
         stored, prior = self._stored(batch)
         moved = self.model.carry(batch.xy_i, stored.depth_i, batch.i, batch.j, parts)
         counts = moved.z.abs() >= least if least else None
         terms = {"flow": ray_losses.flow(moved.xy, batch.xy_j, batch.omega, self.model.frame_size, counts)}
-        if weights["flow_difference"]:
+        if "flow_difference" in weights:
             predicted, target, omega = (
                 values.reshape(*shape, *values.shape[1:]) for values in (moved.xy, batch.xy_j, batch.omega)
             )
             terms["flow_difference"] = ray_losses.flow_difference(predicted, target, omega)
         return terms | self._depth_terms(moved, stored, prior, ~batch.occluded, weights, "")
 
-    def _long_terms(self, batch: RayBatch, weights: dict[str, float], parts: Parts, *, cut: bool) -> dict[str, Tensor]:
+    def _long_terms(
+        self, batch: RayBatch, weights: Mapping[str, float | Tensor], parts: Parts, *, cut: bool
+    ) -> dict[str, Tensor]:
         stored, prior = self._stored(batch)
         moved = self.model.carry(batch.xy_i, stored.depth_i, batch.i, batch.j, parts)
         kept = ~batch.occluded  # all of them
@@ -99,15 +119,15 @@ class CadexTrainer(TrainerState):
         stored: _Stored,
         prior: _Stored,
         seen: Tensor,
-        weights: dict[str, float],
+        weights: Mapping[str, float | Tensor],
         prefix: str,
     ) -> dict[str, Tensor]:
         terms = {}
-        if weights[f"{prefix}depth"]:
+        if f"{prefix}depth" in weights:
             terms["depth"] = cadex_losses.depth_agreement(moved.z, stored.depth_j, seen)
-        if weights[f"{prefix}depth_prior"]:
+        if f"{prefix}depth_prior" in weights:
             terms["depth_prior"] = cadex_losses.depth_agreement(moved.z, prior.depth_j, seen)
-        if weights[f"{prefix}depth_slope"]:
+        if f"{prefix}depth_slope" in weights:
             inside = inside_index(moved.xy, *self.model.frame_size)
             terms["depth_slope"] = cadex_losses.depth_slopes(
                 stored.slope_i, prior.slope_i, inside
@@ -130,13 +150,3 @@ class CadexTrainer(TrainerState):
         if self.options.decay == "steps":
             return ramps.rate(step, self._scale, RATE_EVERY, RATE_FACTOR)
         return rate(step, self.options.steps, self.options.warmup, self.options.final_rate)
-
-    @torch.no_grad()
-    def held_out_error(self) -> float:
-        """Median error in px over (a fixed sample of) the matches that are never trained on; NaN without any."""
-        rows = self.sampler.held_out
-        if not len(rows):
-            return float("nan")
-        batch = self.sampler.gather(rows[:: max(1, len(rows) // HELD_OUT_BATCH)])
-        moved = self.model.transport(batch.xy_i, batch.i, batch.j)
-        return float((moved.xy - batch.xy_j).norm(dim=-1).median())

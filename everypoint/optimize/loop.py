@@ -100,7 +100,7 @@ def _row(trainer: Trainer, sums: dict[str, Tensor], step: int, seconds: float) -
     if not math.isfinite(row["loss"]):
         raise _diverged("the loss", step)
     row["error"] = trainer.held_out_error()
-    row["learning_rate"] = trainer.optimizer.param_groups[0]["lr"]
+    row["learning_rate"] = trainer.rates[0]
     return row
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from everypoint.config.options import OptimizeOptions
 from everypoint.models.nvp import FrameParts
 from everypoint.models.pixels import PixelDepthModel
-from everypoint.optimize import ramps, ray_losses
+from everypoint.optimize import ray_losses
 from everypoint.optimize.ray_sampler import RayBatch, RaySampler
 from everypoint.optimize.ray_trainer import RayTrainer
 
@@ -23,6 +25,7 @@ class PixelsTrainer(RayTrainer):
     """
 
     model: PixelDepthModel
+    TERMS = frozenset({"flow", "depth", "depth_prior", "depth_range", "acceleration"})
 
     def __init__(
         self, model: PixelDepthModel, sampler: RaySampler, prior: Tensor | None, options: OptimizeOptions
@@ -30,23 +33,24 @@ class PixelsTrainer(RayTrainer):
         super().__init__(model, sampler, options, {options.depth_learning_rate: model.depth.parameters()})
         self.prior = model.depth.maps().detach().clone() if prior is None else prior
 
-    def terms(self, batch: RayBatch, step: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Weighted loss terms (scalars) and the error [R] in px of a batch."""
-        weights = ramps.loss_weights(step, self.options.steps, self.options.ray_losses)
-        parts, sampler = self.model.parts(), self.sampler.options
+    def losses(
+        self, given: RayBatch, weights: Mapping[str, float | Tensor], flags: tuple[bool, ...]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Weighted loss terms (scalars) and the error [R] in px."""
+        batch, parts, sampler = given, self.model.parts(), self.sampler.options
         shape = (sampler.pairs, sampler.points)
         traced = self.model.trace(batch.xy_i, batch.i, batch.j, parts)
         by_pair = [values.reshape(*shape, 2) for values in (traced.xy, batch.xy_j)]
         terms = {"flow": ray_losses.point_distance(*by_pair, (batch.omega > 0).float().reshape(shape))}
-        if weights["depth"]:
+        if "depth" in weights:
             terms["depth"] = ray_losses.depth_agreement(
                 traced.z, self.model.depth, batch.xy_j, batch.j, ~batch.occluded, sampler.points
             )
-        if weights["depth_prior"]:
+        if "depth_prior" in weights:
             frames = batch.j.reshape(shape)[:, 0]
             terms["depth_prior"] = ray_losses.depth_prior(self.model.depth.maps()[frames], self.prior[frames])
         terms["depth_range"] = ray_losses.depth_range(traced.mapped[..., 2], self.model.near, self.model.far)
-        if weights["acceleration"]:
+        if "acceleration" in weights:
             terms["acceleration"] = self.acceleration(batch, traced.local, traced.canonical, parts)
         return self.weighted(terms, weights), (traced.xy - batch.xy_j).detach().norm(dim=-1)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from everypoint.config.options import OptimizeOptions
@@ -10,35 +11,42 @@ from everypoint.models.motion import MotionModel
 from everypoint.optimize import losses
 from everypoint.optimize.sampler import Batch, MatchSampler
 from everypoint.optimize.schedule import rate
-from everypoint.optimize.trainer import HELD_OUT_BATCH, TrainerState
+from everypoint.optimize.trainer import Plan, TrainerBase
 
 
-class PlanesTrainer(TrainerState):
+class PlanesTrainer(TrainerBase):
     """Model with feature planes and depth maps, its optimiser and sampler, with their common state."""
 
     def __init__(self, model: MotionModel, sampler: MatchSampler, options: OptimizeOptions) -> None:
-        self.model, self.sampler, self.options = model, sampler, options
-        self.device = sampler.device
         groups = [
-            {"params": list(model.bijection.parameters()), "lr": options.learning_rate},
-            {"params": list(model.depth.parameters()), "lr": options.depth_learning_rate},
-            {"params": [model.camera], "lr": options.camera_learning_rate},
+            (options.learning_rate, model.bijection.parameters()),
+            (options.depth_learning_rate, model.depth.parameters()),
+            (options.camera_learning_rate, [model.camera]),
         ]
-        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)
-        self._rates = [group["lr"] for group in self.optimizer.param_groups]
+        super().__init__(model, sampler, options, groups, betas=(0.9, 0.99))
 
-    def step(self, step: int) -> dict[str, Tensor]:
-        """One optimiser step; returns detached scalars (still on the device)."""
-        for group, base in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = base * rate(step, self.options.steps, self.options.warmup, self.options.final_rate)
-        batch = self.sampler.draw(step)
-        terms, error = self.terms(batch)
-        loss = torch.stack(list(terms.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.sampler.note_errors(batch.rows, error, step)
-        return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
+    def plan(self, step: int) -> Plan:
+        """Rates; the weights are the same at all steps."""
+        options = self.options
+        return Plan(self._scaled(rate(step, options.steps, options.warmup, options.final_rate)), {})
+
+    def draw(self, step: int) -> Batch:
+        """The batch of a step."""
+        return self.sampler.draw(step)
+
+    def losses(
+        self, given: Batch, weights: Mapping[str, float | Tensor], flags: tuple[bool, ...]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """:meth:`terms`."""
+        return self.terms(given)
+
+    def note(self, given: Batch, error: Tensor) -> None:
+        """Fold the errors into their running means."""
+        self.sampler.fold(given.rows, error)
+
+    def after(self, step: int) -> None:
+        """Refresh the table of error-weighted draws now and then."""
+        self.sampler.refresh_after(step)
 
     def terms(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Weighted loss terms (scalars) and the error [B] in px of a batch."""
@@ -53,11 +61,10 @@ class PlanesTrainer(TrainerState):
             terms["occlusion"] = weights.occlusion * behind.mean()
         return terms, (moved.xy - batch.xy_j).detach().norm(dim=-1)
 
-    @torch.no_grad()
-    def held_out_error(self) -> float:
-        """Median error in px over (a fixed sample of) the matches that are never trained on; NaN without any."""
-        rows = self.sampler.held_out
-        if not len(rows):
-            return float("nan")
-        rows = rows[:: max(1, len(rows) // HELD_OUT_BATCH)]
-        return float(self.terms(self.sampler.gather(rows))[1].median())
+    def parts(self) -> list[Tensor]:
+        """What of the model is the same for all points."""
+        return self.model.bijection.time_parts()
+
+    def predicted(self, batch: Batch, parts: list[Tensor]) -> Tensor:
+        """Predicted points [B, 2]."""
+        return self.model.transport(batch.xy_i, batch.i, batch.j, parts).xy

@@ -152,16 +152,23 @@ class RaySampler:
         return self.all_rows[places.clamp_(max=rows - 1)]
 
     def note_errors(self, batch: RayBatch, error: Tensor, step: int) -> None:
-        """Fold the errors [R] (px) of a step's batch into their running means; refresh the weights now and then.
+        """:meth:`fold`, then :meth:`refresh_after`."""
+        self.fold(batch, error)
+        self.refresh_after(step)
+
+    def fold(self, batch: RayBatch, error: Tensor) -> None:
+        """Fold the errors [R] (px) of a step's batch into their running means.
 
         Where omega is 0 the error says nothing and is left out.
         """
-        if self._errors is None:
-            return
-        self._errors.fold(batch.rows, error, batch.omega > 0)
+        if self._errors is not None:
+            self._errors.fold(batch.rows, error, batch.omega > 0)
+
+    def refresh_after(self, step: int) -> None:
+        """Make the error-weighted tables anew now and then."""
         done = step + 1
         if done == self._hard_from or (done > self._hard_from and done % self.options.refresh == 0):
-            self._errors.refresh()
+            self.refresh()
 
     def note_sweep(self, rows: Tensor, error: Tensor) -> None:
         """Replace the running means of rows [R] by errors [R] of the model as it is now; call :meth:`refresh` after."""

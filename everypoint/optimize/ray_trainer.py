@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from everypoint.config.options import OptimizeOptions
@@ -12,14 +12,12 @@ from everypoint.models.nvp import FrameParts, NvpBijection
 from everypoint.optimize import ramps, ray_losses
 from everypoint.optimize.ray_sampler import RayBatch, RaySampler
 from everypoint.optimize.schedule import rate
-from everypoint.optimize.trainer import TrainerState
+from everypoint.optimize.trainer import Plan, TrainerBase
 
-HELD_OUT_RAYS = 2048  # matches that measure the held-out error
-RAYS_AT_ONCE = 1024  # of a pass without gradients
 SWEEP_COST = 4  # a sweep measures at most this part of the matches that were drawn since the last one
 
 
-class RayTrainer(TrainerState):
+class RayTrainer(TrainerBase):
     """Base of the trainers of a model with OmniMotion's bijection.
 
     Args:
@@ -29,6 +27,9 @@ class RayTrainer(TrainerState):
         others: parameters besides the bijection's, by learning rate.
     """
 
+    TERMS: ClassVar[frozenset[str]]  # that a trainer knows
+    at_once, held_out_matches = 1024, 2048  # rays have many samples
+
     def __init__(
         self,
         model: nn.Module,
@@ -36,56 +37,62 @@ class RayTrainer(TrainerState):
         options: OptimizeOptions,
         others: Mapping[float, Iterable[nn.Parameter]],
     ) -> None:
-        self.model, self.sampler, self.options, self.device = model, sampler, options, sampler.device
         bijection: NvpBijection = model.bijection
         codes = list(bijection.code_net.parameters())
         known = {id(parameter) for parameter in codes}
         rest = [parameter for parameter in bijection.parameters() if id(parameter) not in known]
-        groups = [
-            {"params": rest, "lr": options.learning_rate},
-            {"params": codes, "lr": options.code_learning_rate},
-            *({"params": list(parameters), "lr": lr} for lr, parameters in others.items()),
-        ]
-        self.optimizer = torch.optim.Adam(groups, fused=True)
-        self._rates = [group["lr"] for group in self.optimizer.param_groups]
+        groups = [(options.learning_rate, rest), (options.code_learning_rate, codes), *others.items()]
+        super().__init__(model, sampler, options, groups)
         self._scale = ramps.scale_of(options.steps, options.ray_losses.ramp_steps)
 
-    def step(self, step: int) -> dict[str, Tensor]:
-        """One optimiser step; returns detached scalars (still on the device)."""
+    def plan(self, step: int) -> Plan:
+        """Rates and weights of a step, and whether the codes are frozen."""
+        weights = ramps.loss_weights(step, self.options.steps, self.options.ray_losses)
+        counting = {name: weight for name, weight in weights.items() if weight and name in self.TERMS}
+        return Plan(self._scaled(self._rate(step)), counting, (self.model.bijection.codes_frozen,))
+
+    def draw(self, step: int) -> Any:
+        """The batch of a step, with what else is random in it."""
+        return self.given(self.sampler.draw(step), step)
+
+    def given(self, batch: RayBatch, step: int) -> Any:
+        """A batch with what else is random in a step."""
+        return batch
+
+    def terms(self, batch: RayBatch, step: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Weighted loss terms (scalars) and the error [R] in px of a batch; terms of weight 0 are left out."""
+        _, weights, flags = self.plan(step)
+        return self.losses(self.given(batch, step), weights, flags)
+
+    def before(self, step: int) -> None:
+        """Freeze the codes when it is time."""
         bijection, share = self.model.bijection, self.model.options.nvp.freeze_code
         if ramps.code_frozen(step, self.options.steps, share) and not bijection.codes_frozen:
             bijection.freeze()
-        for group, base in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = base * self._rate(step)
-        batch = self.sampler.draw(step)
-        terms, error = self.terms(batch, step)
-        loss = torch.stack(list(terms.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+
+    def clip(self) -> None:
+        """Limit the norm of each group's gradient."""
         if self.options.gradient_clip:
             for group in self.optimizer.param_groups:
                 nn.utils.clip_grad_norm_(group["params"], self.options.gradient_clip)
-        self.optimizer.step()
-        self.sampler.note_errors(batch, error, step)
+
+    def note(self, given: RayBatch, error: Tensor) -> None:
+        """Fold the errors into their running means."""
+        self.sampler.fold(given, error)
+
+    def after(self, step: int) -> None:
+        """Refresh the tables of error-weighted draws, and sweep, now and then."""
+        self.sampler.refresh_after(step)
         self._sweep(step)
-        return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}}
-
-    def terms(self, batch: RayBatch, step: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Weighted loss terms (scalars) and the error [R] in px of a batch."""
-        raise NotImplementedError
-
-    def predicted(self, batch: RayBatch, parts: FrameParts) -> Tensor:
-        """Predicted points [R, 2] in the batch's frames j."""
-        raise NotImplementedError
 
     def _rate(self, step: int) -> float:
         if self.options.decay == "steps":
             return ramps.rate(step, self._scale)
         return rate(step, self.options.steps, self.options.warmup, self.options.final_rate)
 
-    def weighted(self, terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
-        """Terms times their weights at this step; terms of weight 0 are left out."""
-        return {name: weights[name] * term for name, term in terms.items() if weights[name]}
+    def weighted(self, terms: Mapping[str, Tensor], weights: Mapping[str, float | Tensor]) -> dict[str, Tensor]:
+        """Terms times their weights at this step; terms without one are left out."""
+        return {name: weights[name] * term for name, term in terms.items() if name in weights}
 
     def acceleration(self, batch: RayBatch, local: Tensor, canonical: Tensor, parts: FrameParts) -> Tensor:
         """How samples [R, K, 3] of a quarter of the points accelerate over the frames around their own."""
@@ -97,23 +104,6 @@ class RayTrainer(TrainerState):
             for shift in (-1, 1)
         )
         return ray_losses.acceleration(before, here, after, (frame > 0) & (frame < last))
-
-    @torch.no_grad()
-    def held_out_error(self) -> float:
-        """Median error in px over (a fixed sample of) the matches that are never trained on; NaN without any."""
-        rows = self.sampler.held_out
-        if not len(rows):
-            return float("nan")
-        return float(self._errors(rows[:: max(1, len(rows) // HELD_OUT_RAYS)]).median())
-
-    @torch.no_grad()
-    def _errors(self, rows: Tensor) -> Tensor:
-        """Errors [R] in px of rows [R] of the table as the model is now."""
-        parts, errors = self.model.parts(), []
-        for part in rows.split(RAYS_AT_ONCE):
-            batch = self.sampler.gather(part)
-            errors.append((self.predicted(batch, parts) - batch.xy_j).norm(dim=-1))
-        return torch.cat(errors)
 
     def _sweep(self, step: int) -> None:
         """Measure a part of all matches anew now and then, so that errors do not only come from what is drawn."""

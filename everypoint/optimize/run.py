@@ -66,7 +66,7 @@ def optimize(
             "depth": sha256_of(depth_path) if depth_path else None,
             "model": preset.model.model_dump(mode="json", exclude={"cadex": {"kernel"}}),
             "optimize": preset.optimize.model_dump(
-                mode="json", exclude={"checkpoint_seconds", "tensorboard", "pictures"}
+                mode="json", exclude={"checkpoint_seconds", "tensorboard", "pictures", "capture", "compile"}
             ),
             "seed": seed,
             "version": __version__,

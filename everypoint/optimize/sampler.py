@@ -89,11 +89,18 @@ class MatchSampler:
         return Batch(rows, i, j, self.xy_i[rows], self.xy_j[rows], self.occluded[rows])
 
     def note_errors(self, rows: Tensor, error: Tensor, step: int) -> None:
-        """Fold the errors [B] (px) of a step's rows into their running means; refresh the table now and then."""
-        if self._error_table is None:
-            return
-        self.error[rows] = torch.lerp(error, self.error[rows], ERROR_MEMORY)
-        if (step + 1) % self.options.refresh == 0:
+        """:meth:`fold`, then :meth:`refresh_after`."""
+        self.fold(rows, error)
+        self.refresh_after(step)
+
+    def fold(self, rows: Tensor, error: Tensor) -> None:
+        """Fold the errors [B] (px) of a step's rows into their running means."""
+        if self._error_table is not None:
+            self.error[rows] = torch.lerp(error, self.error[rows], ERROR_MEMORY)
+
+    def refresh_after(self, step: int) -> None:
+        """Make the table of error-weighted draws anew now and then."""
+        if self._error_table is not None and (step + 1) % self.options.refresh == 0:
             self._error_table = self._table(self.error)
 
     def state(self) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from everypoint.config.options import DepthOptions, FeatureOptions, FlowOptions,
 
 _RUNTIME = {
     "flow": ("batch", "shards", "lookup", "volume_gib", "compile"),
-    "optimize": ("checkpoint_seconds", "log_every", "tensorboard", "pictures"),
+    "optimize": ("checkpoint_seconds", "log_every", "tensorboard", "pictures", "capture", "compile"),
     "cadex": ("kernel",),
 }
 _OF_RAYS = (  # keys of optimize by kind

@@ -130,14 +130,14 @@ READING = {
 def test_a_read_in_the_step_is_noticed(read):
     """Of each kind, in the middle of a step."""
     made = trainer_of("omnimotion-depth")
-    terms = made.terms
+    terms = made.losses
 
     def reading(*given):
         found = terms(*given)
         READING[read](found[1])
         return found
 
-    made.terms = reading
+    made.losses = reading
     with pytest.raises(ReadError):
         watched(made, range(1))
 
@@ -145,7 +145,7 @@ def test_a_read_in_the_step_is_noticed(read):
 def test_a_choice_by_value_is_noticed():
     """By a mask: no method of Python's is called, only the operator tells."""
     made = trainer_of("omnimotion-depth")
-    terms = made.terms
-    made.terms = lambda *given: (found := terms(*given), found[1][found[1] > 0])[0]
+    terms = made.losses
+    made.losses = lambda *given: (found := terms(*given), found[1][found[1] > 0])[0]
     waited, _ = watched(made, range(1))
     assert waited
