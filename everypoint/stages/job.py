@@ -13,8 +13,8 @@ from typing import Any, TextIO
 from everypoint import __version__
 from everypoint.artifacts import atomic
 from everypoint.errors import EverypointError
-
-TRY_AGAIN = 75  # EX_TEMPFAIL: nothing is wrong with the work itself
+from everypoint.stages import slurm
+from everypoint.stages.slurm import TRY_AGAIN
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +28,15 @@ def run(snakemake: Any, stage: Callable[..., None], **arguments: Any) -> None:
     """Call ``stage(**arguments)`` as the body of a Snakemake script.
 
     Everything that is logged goes to the rule's log. A failure ends there too, with its traceback when it is a defect;
-    the terminal sees one sentence that names the log, and the process ends with code 1.
+    the terminal sees one sentence that names the log, and the process ends with code 1. A job that is told to stop ends
+    with code 75, see :mod:`everypoint.stages.slurm`.
     """
     log = Path(str(snakemake.log[0]))
     name = f"{snakemake.wildcards.get('video', 'all videos')}, {snakemake.rule}"
     _start(log, name, dict(snakemake.config.get("runtime", {})))
     try:
-        stage(**arguments)
+        with slurm.back_into_the_queue():
+            stage(**arguments)
     except EverypointError as error:
         logger.error("%s", error)
         logger.debug("where it was raised", exc_info=error)
@@ -56,7 +58,8 @@ def _start(log: Path, name: str, runtime: dict[str, Any]) -> None:
     logger.setLevel(logging.DEBUG)
     logging.captureWarnings(True)
     record_path(log).unlink(missing_ok=True)
-    logger.info("%s, everypoint %s, process %d", name, __version__, os.getpid())
+    place = slurm.describe() or f"process {os.getpid()}"
+    logger.info("%s, everypoint %s, %s", name, __version__, place)
     if runtime.get("assets"):
         os.environ["EVERYPOINT_ASSETS"] = str(runtime["assets"])
 
@@ -64,14 +67,19 @@ def _start(log: Path, name: str, runtime: dict[str, Any]) -> None:
 def _lock(file: TextIO, log: Path, name: str) -> None:
     """Lock and empty the log for as long as this process lives; ends the process when another one holds it.
 
-    When Snakemake alone is killed, its jobs live on; started again it would put a second writer beside the first.
+    When Snakemake alone is killed, its jobs live on; started again it would put a second writer beside the first. Under
+    SLURM, where to be tried again costs a turn in the queue, this process waits for the other one.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        sentence = f"another process is still at work on this, see {log}; wait for it or stop it, then run again."
-        print(f"\n{name}: {sentence}", file=sys.stderr)  # noqa: T201 - as in _fail
-        sys.exit(TRY_AGAIN)
+        sentence = f"another process is still at work on this, see {log}"
+        if slurm.is_job():
+            print(f"\n{name}: {sentence}; waiting for it.", file=sys.stderr, flush=True)  # noqa: T201 - as in _fail
+            fcntl.flock(file, fcntl.LOCK_EX)
+        else:
+            print(f"\n{name}: {sentence}; wait for it or stop it, then run again.", file=sys.stderr)  # noqa: T201
+            sys.exit(TRY_AGAIN)
     except OSError as error:  # a file system without locks
         logger.debug("no lock on %s: %s", log, error)
     file.truncate(0)
