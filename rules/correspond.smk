@@ -15,6 +15,8 @@ rule flow:
     threads: 4
     resources:
         gpu=plan.gpus,
+        mem_mb=plan.megabytes("flow"),
+        runtime=plan.minutes("flow"),
     params:
         options=plan.flow_options,
         place=plan.flow_place,
@@ -23,10 +25,35 @@ rule flow:
         "../scripts/flow.py"
 
 
-rule features:
+rule features_part:
+    # Only of long videos, see jobs.minutes: their parts are joined by the rule features.
     input:
         frames="<results>/{video}/frames/frames.npy",
         meta="<results>/{video}/frames/video.json",
+    output:
+        features=temp("<results>/{video}/features/{key}/{shard}/features.npy"),
+        meta=temp("<results>/{video}/features/{key}/{shard}/features.json"),
+    log:
+        "<results>/{video}/logs/features_part.{key}.{shard}.log",
+    benchmark:
+        "<results>/{video}/logs/features_part.{key}.{shard}.jsonl"
+    conda:
+        "../envs/torch.yaml"
+    threads: 2
+    resources:
+        gpu=plan.gpus,
+        mem_mb=plan.megabytes("features"),
+        runtime=plan.minutes("features"),
+    params:
+        options=plan.features_options,
+        version=VERSIONS["features"],
+    script:
+        "../scripts/features_part.py"
+
+
+rule features:
+    input:
+        unpack(plan.features_inputs),
     output:
         features="<results>/{video}/features/{key}/features.npy",
         meta="<results>/{video}/features/{key}/features.json",
@@ -38,7 +65,9 @@ rule features:
         "../envs/torch.yaml"
     threads: 2
     resources:
-        gpu=plan.gpus,
+        gpu=plan.features_gpus,
+        mem_mb=plan.megabytes("features"),
+        runtime=plan.minutes("features"),
     params:
         options=plan.features_options,
         place=plan.features_place,
@@ -64,6 +93,8 @@ rule depth:
     threads: 2
     resources:
         gpu=plan.gpus,
+        mem_mb=plan.megabytes("depth"),
+        runtime=plan.minutes("depth"),
     params:
         options=plan.depth_options,
         place=plan.depth_place,
@@ -87,6 +118,8 @@ rule sparse:
     threads: 2
     resources:
         gpu=plan.gpus,
+        mem_mb=plan.megabytes("sparse"),
+        runtime=plan.minutes("sparse"),
     params:
         preset=plan.sparse_options,
         place=plan.sparse_place,
@@ -111,6 +144,8 @@ rule matches:
     threads: 2
     resources:
         gpu=plan.gpus,
+        mem_mb=plan.megabytes("matches"),
+        runtime=plan.minutes("matches"),
     params:
         options=plan.matches_options,
         seed=plan.config.seed,

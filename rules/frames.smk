@@ -13,6 +13,9 @@ checkpoint shots:
         "<results>/{video}/logs/shots.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=plan.megabytes("shots"),
+        runtime=plan.minutes("shots"),
     params:
         entry=plan.entry,
         options=plan.frames_options,
@@ -33,6 +36,9 @@ rule frames:
         "<results>/{video}/logs/frames.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=plan.megabytes("frames"),
+        runtime=plan.minutes("frames"),
     params:
         entry=plan.entry,
         shot=plan.shot,

@@ -44,6 +44,9 @@ rule pips_clips:
         "<clips>/logs/pips_clips.{shard}.jsonl"
     conda:
         "../envs/pips.yaml"
+    resources:
+        mem_mb=clips.megabytes,
+        runtime=clips.minutes,
     script:
         "../scripts/pips_clips.py"
 
@@ -91,6 +94,8 @@ rule pips_train:
     resources:
         gpu=plan.gpus * training.processes("train"),
         nodes=training.nodes("train"),
+        mem_mb=training.megabytes("train"),
+        runtime=training.minutes,
     params:
         options=training.parameters("train"),
         seed=plan.config.seed,
@@ -114,6 +119,8 @@ rule pips_finetune:
     resources:
         gpu=plan.gpus * training.processes("finetune"),
         nodes=training.nodes("finetune"),
+        mem_mb=training.megabytes("finetune"),
+        runtime=training.minutes,
     params:
         options=training.parameters("finetune"),
         seed=plan.config.seed,
@@ -136,6 +143,8 @@ rule pips_measure:
     threads: 4
     resources:
         gpu=plan.gpus,
+        mem_mb=training.megabytes("measure"),
+        runtime=training.minutes,
     params:
         options=lambda wildcards: training.test_parameters(wildcards.testset),
         version=TEST_VERSION,

@@ -23,6 +23,9 @@ rule overlay:
         "<results>/{video}/logs/overlay.{preset}.jsonl"
     conda:
         "../envs/base.yaml"
+    resources:
+        mem_mb=plan.megabytes("overlay"),
+        runtime=plan.minutes("overlay"),
     params:
         options=plan.overlay_options,
         version=VERSIONS["overlay"],

@@ -16,6 +16,8 @@ rule optimize:
     threads: 1
     resources:
         gpu=plan.gpus,
+        mem_mb=plan.megabytes("optimize"),
+        runtime=plan.minutes("optimize"),
     params:
         preset=plan.optimize_options,
         seed=plan.config.seed,
@@ -44,6 +46,8 @@ rule tracks:
     threads: 4
     resources:
         gpu=plan.gpus,
+        mem_mb=plan.megabytes("tracks"),
+        runtime=plan.minutes("tracks"),
     params:
         preset=plan.tracks_options,
         seed=plan.config.seed,

@@ -1,4 +1,4 @@
-"""Rule features: one feature map a frame."""
+"""Rule features: one feature map a frame, or the parts of several jobs joined."""
 
 from everypoint.stages import features, job
 
@@ -6,6 +6,7 @@ job.run(
     snakemake,
     features.run,
     frames=snakemake.input.frames,
+    parts=list(snakemake.input.get("parts", ())),
     options=snakemake.params.options,
     output=snakemake.output.features,
     place=(snakemake.params.place or {}).get("path"),

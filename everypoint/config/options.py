@@ -32,6 +32,7 @@ from everypoint.config.options_sparse import (
 from everypoint.config.options_user import (
     EvaluateOptions,
     FramesOptions,
+    JobsOptions,
     OverlayOptions,
     PipsUserOptions,
     QueryOptions,
@@ -52,6 +53,7 @@ __all__ = [
     "FieldOptions",
     "FlowOptions",
     "FramesOptions",
+    "JobsOptions",
     "LossOptions",
     "MatchOptions",
     "ModelOptions",

@@ -56,7 +56,9 @@ class FlowOptions(Options):
         4.0, description="raft: lookup auto holds the correlations of a call up to this size, in GiB."
     )
     compile: bool = Field(False, description="raft: compile the update with torch.compile (minutes once; for CUDA).")
-    shards: PositiveInt = Field(1, description="Jobs that share the source frames of one video.")
+    shards: PositiveInt | None = Field(
+        None, description="Jobs that share the source frames of one video; null: as many as jobs.minutes asks for."
+    )
     pairs: PairOptions = PairOptions()
 
 
@@ -87,6 +89,9 @@ class FeatureOptions(Options):
     folder: str | None = Field(
         None,
         description="processed: the folder with features/dino ({video}: the video's name); null: the video's own.",
+    )
+    shards: PositiveInt | None = Field(
+        None, description="Jobs that share the frames of one video; null: as many as jobs.minutes asks for."
     )
 
     @property

@@ -40,7 +40,9 @@ class ExportOptions(Options):
     compat: bool = Field(
         False, description="Keep the published export's defects that move its figures (positions, validity, repeats)."
     )
-    shards: PositiveInt = Field(8, description="Jobs that share the clips, each a range of them.")
+    shards: PositiveInt | None = Field(
+        None, description="Jobs that share the clips, each a range of them; null: as many as jobs.minutes asks for."
+    )
 
     @model_validator(mode="after")
     def _strides_once(self) -> ExportOptions:

@@ -67,6 +67,22 @@ class ReportOptions(Options):
     )
 
 
+class JobsOptions(Options):
+    """Into which jobs the work is cut, and what they ask of a cluster. Nothing of it changes a result."""
+
+    minutes: PositiveFloat = Field(
+        10.0,
+        description="Flow, features and the export of clips are cut into jobs of about this many minutes on a GPU (the "
+        "export: on a core). Another number computes them again in other pieces.",
+    )
+    speed: PositiveFloat = Field(
+        1.0,
+        description="How fast the machines are, against those of docs/slurm.md; the time that jobs ask for is divided "
+        "by it.",
+    )
+    memory: PositiveFloat = Field(1.0, description="Factor on the memory that jobs ask for.")
+
+
 class PipsUserOptions(Options):
     """PIPs++'s own data, training and tests; targets of their own, not part of the tracking of videos."""
 

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from everypoint.config.options import (
     EvaluateOptions,
     FramesOptions,
+    JobsOptions,
     Options,
     OverlayOptions,
     QueryOptions,
@@ -47,6 +48,9 @@ class Config(Options):
     evaluate: EvaluateOptions = Field(EvaluateOptions(), description="How tracks are measured against ground truth.")
     overlay: OverlayOptions = Field(OverlayOptions(), description="How overlays are drawn.")
     report: ReportOptions = Field(ReportOptions(), description="What the report holds.")
+    jobs: JobsOptions = Field(
+        JobsOptions(), description="Into which jobs the work is cut, and what they ask of a cluster (docs/slurm.md)."
+    )
     pips: PipsUserOptions = Field(
         PipsUserOptions(), description="PIPs++'s own data, training and tests: targets of their own (docs/methods.md)."
     )

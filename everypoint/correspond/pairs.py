@@ -7,6 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from everypoint.config.options import PairOptions
 from everypoint.errors import ConfigError, InputError
 
+QUERIED = 5  # of this many frames one holds queries, where that is not known yet (TAP-Vid's strided mode)
+
+
+def count_pairs(frames: int, options: PairOptions | None) -> int:
+    """How many ordered pairs :func:`plan_pairs` plans; None stands for all.
+
+    With ``direct`` it is an upper bound for queries in every fifth frame.
+    """
+    if options is None or options.plan == "exhaustive":
+        return frames * (frames - 1)
+    gaps = options.intervals if options.plan == "intervals" else range(1, options.window + 1)
+    planned = sum(2 * (frames - gap) for gap in gaps if gap < frames)
+    direct = 2 * -(-frames // QUERIED) * (frames - 1) if options.direct else 0
+    return min(planned + direct, frames * (frames - 1))
+
 
 def plan_pairs(frames: int, options: PairOptions, query_frames: Iterable[int] = ()) -> dict[int, list[int]]:
     """Targets of every source frame, sorted; (i, j) is planned exactly when (j, i) is, and never (i, i).

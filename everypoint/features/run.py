@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,34 @@ def compute_features(
             maps = backend.features(frames, progress.advance, allocate)
     description = {"made_by": made_by, "shape": maps.shape, "frame_size": frames.shape[1:3]}
     atomic.write_json(out_path.with_suffix(".json"), description | {"sha256": sha256_of(out_path)})
+
+
+def frames_of_shard(frames: int, shard: tuple[int, int]) -> slice:
+    """The frames of shard (k, n), k from 0: contiguous, and as many in each as in the others, or one more."""
+    k, n = shard
+    return slice(frames * k // n, frames * (k + 1) // n)
+
+
+def join_features(parts: Sequence[str | os.PathLike[str]], out_path: str | os.PathLike[str]) -> None:
+    """Write the features of all frames from those of their shards, in order, never all in memory.
+
+    Raises :class:`ArtifactError` when a part is damaged or was made by something else than the first.
+    """
+    out_path = Path(out_path)
+    maps = [load_features(part) for part in parts]
+    described = [atomic.read_json(Path(part).with_suffix(".json")) for part in parts]
+    for part, one, description in zip(parts, maps, described, strict=True):
+        alike = description["made_by"] == described[0]["made_by"] and one is not None
+        if not alike or one.shape[1:] != maps[0].shape[1:]:
+            raise ArtifactError(f"{part} does not fit {parts[0]}", "they were not made alike", "delete both, run again")
+    shape = (sum(len(one) for one in maps), *maps[0].shape[1:])
+    with atomic.mapped_npy(out_path) as allocate:
+        whole, start = allocate(shape, np.float16), 0
+        for one in maps:
+            whole[start : start + len(one)] = one
+            start += len(one)
+    description = {**described[0], "shape": shape, "sha256": sha256_of(out_path)}
+    atomic.write_json(out_path.with_suffix(".json"), description)
 
 
 def load_features(path: str | os.PathLike[str]) -> np.ndarray | None:

@@ -22,7 +22,8 @@ from everypoint.config.presets import load_preset
 from everypoint.config.user import Config
 from everypoint.errors import ConfigError, InputError
 from everypoint.stages import relevant
-from everypoint.stages.plan_correspond import CorrespondencePlan, listing
+from everypoint.stages.plan_correspond import listing
+from everypoint.stages.plan_jobs import JobsPlan
 from everypoint.stages.plan_pips import trains
 from everypoint.video.discover import Entry, discover
 
@@ -45,7 +46,7 @@ SHOT = re.compile(r"^(?P<parent>.+)-shot(?P<number>\d{2,4})$")
 
 
 @dataclass(frozen=True)
-class Plan(CorrespondencePlan):
+class Plan(JobsPlan):
     """The workflow of one configuration over the videos that were found.
 
     Methods that take ``wildcards`` are input and parameter functions of rules; they return paths or plain values.
@@ -54,6 +55,7 @@ class Plan(CorrespondencePlan):
     config: Config
     entries: Mapping[str, Entry]
     presets: Mapping[str, Preset]
+    cache: Path | None = None
 
     # -------------------------------------------------------------------------------------------- videos
 
@@ -137,8 +139,8 @@ class Plan(CorrespondencePlan):
         return self.frames_of(wildcards.video).model_dump(mode="json")
 
     def sampling_options(self, wildcards: Any) -> dict[str, Any]:
-        """Which queries ground truth gives; parameters of rules queries and evaluate."""
-        return self.config.evaluate.model_dump(mode="json")
+        """Which queries ground truth gives, where there is some; parameters of rules queries and evaluate."""
+        return self.config.evaluate.model_dump(mode="json") if self.is_annotated(wildcards.video) else {}
 
     def query_inputs(self, wildcards: Any) -> dict[str, str]:
         """Inputs of rule queries: the frames and the files beside the video."""
@@ -255,11 +257,6 @@ class Plan(CorrespondencePlan):
             **relevant.runtime(dict(self.presets)),
         }
 
-    @property
-    def gpus(self) -> int:
-        """GPUs that a job of a GPU stage asks for."""
-        return 0 if self.config.device == "cpu" else 1
-
 
 def make_plan(value: Mapping[str, Any], source: str, cache: str | os.PathLike[str] | None = None) -> Plan:
     """The plan of a user's keys; raises :class:`ConfigError` or :class:`InputError` with one sentence.
@@ -267,7 +264,7 @@ def make_plan(value: Mapping[str, Any], source: str, cache: str | os.PathLike[st
     Args:
         value: the keys as read from YAML.
         source: the name of the file they come from, for messages.
-        cache: folder that remembers the entries of data sets.
+        cache: folder that remembers the entries of data sets and the sizes of videos.
     """
     config = parse_config(value, source)
     presets = {name: load_preset(name, config.overrides, source) for name in config.methods}
@@ -278,7 +275,7 @@ def make_plan(value: Mapping[str, Any], source: str, cache: str | os.PathLike[st
         match = SHOT.match(name)
         if name not in entries and not (match and match["parent"] in entries):
             raise ConfigError(f"{source}: per_video has the unknown video {name!r}, {nearest(name, entries)}")
-    return Plan(config, entries, presets)
+    return Plan(config, entries, presets, _path(cache))
 
 
 def _path(value: str | os.PathLike[str] | None) -> Path | None:

@@ -23,9 +23,16 @@ class _Videos(Protocol):
     entries: Mapping[str, Entry]
     presets: Mapping[str, Preset]
 
+    @property
+    def gpus(self) -> int: ...
+
     def path(self, video: str, name: str) -> str: ...
 
     def parent(self, name: str) -> tuple[str, int]: ...
+
+    def flow_shards(self, video: str, options: FlowOptions) -> int: ...
+
+    def features_shards(self, video: str, options: FeatureOptions) -> int: ...
 
 
 class CorrespondencePlan(_Videos):
@@ -59,7 +66,7 @@ class CorrespondencePlan(_Videos):
         """The shards of a preset's flows; empty where it has none."""
         if preset.flow.backend == "none":
             return []
-        count, key = preset.flow.shards, relevant.flow_key(preset)
+        count, key = self.flow_shards(video, preset.flow), relevant.flow_key(preset)
         return [self.path(video, f"flow/{key}/{shard}of{count}") for shard in range(1, count + 1)]
 
     # ----------------------------------------------------------------------------------- features, depth
@@ -70,8 +77,25 @@ class CorrespondencePlan(_Videos):
         found += [preset.sparse.mutual.features for preset in self.presets.values()]
         return {relevant.features_key(options): options for options in found if options.backend != "none"}
 
+    def features_inputs(self, wildcards: Any) -> dict[str, Any]:
+        """Inputs of rule features: the frames and, where several jobs share them, the parts that are joined."""
+        return self._frames(wildcards.video) | self._feature_parts(wildcards)
+
+    def features_gpus(self, wildcards: Any) -> int:
+        """GPUs of rule features: none where it only joins parts."""
+        return 0 if self._feature_parts(wildcards) else self.gpus
+
+    def _feature_parts(self, wildcards: Any) -> dict[str, list[str]]:
+        video, key = wildcards.video, wildcards.key
+        count = self.features_shards(video, self._features[key])
+        if count == 1:
+            return {}
+        folders = [self.path(video, f"features/{key}/{shard}of{count}") for shard in range(1, count + 1)]
+        names = {"parts": "features.npy", "descriptions": "features.json"}
+        return {kind: [f"{folder}/{name}" for folder in folders] for kind, name in names.items()}
+
     def features_options(self, wildcards: Any) -> dict[str, Any]:
-        """Parameters of rule features."""
+        """Parameters of rules features and features_part."""
         return relevant.features(self._features[wildcards.key]) or {}
 
     def features_place(self, wildcards: Any) -> dict[str, str] | None:
@@ -190,18 +214,20 @@ class CorrespondencePlan(_Videos):
         return inputs
 
     def correspondence_logs(self, preset: Preset) -> list[str]:
-        """Names of the logs of all that stands between the frames and a preset's matches or tracks."""
-        key, count = relevant.flow_key(preset), preset.flow.shards
-        logs = [f"flow.{key}.{shard}of{count}" for shard in range(1, count + 1)] if preset.uses_flow else []
+        """Names of the logs of all that stands between the frames and a preset's matches or tracks.
+
+        A name that ends in ``.*`` stands for those of all shards.
+        """
+        logs = [f"flow.{relevant.flow_key(preset)}.*"] if preset.uses_flow else []
         if preset.uses_features:
-            logs.append(f"features.{relevant.features_key(preset.features)}")
+            logs += _feature_logs(preset.features)
         if preset.tracker != "optimize":
             return logs
         starts_from_it = preset.model.kind in relevant.WITH_PRIOR and preset.depth.backend != "none"
         if relevant.masks_depth(preset) or starts_from_it:
             logs.append(f"depth.{relevant.depth_key(preset.depth)}")
         if "mutual" in preset.sparse.sources:
-            logs.append(f"features.{relevant.features_key(preset.sparse.mutual.features)}")
+            logs += _feature_logs(preset.sparse.mutual.features)
         return logs + [f"sparse.{relevant.sparse_key(preset, source)}" for source in preset.sparse.sources]
 
     # --------------------------------------------------------------------------------- what users have
@@ -237,6 +263,11 @@ class CorrespondencePlan(_Videos):
         from everypoint.video.processed_folder import own_folder  # needs an image library, which other plans do not
 
         return own_folder(entry.path)
+
+
+def _feature_logs(options: FeatureOptions) -> list[str]:
+    key = relevant.features_key(options)
+    return [f"features_part.{key}.*", f"features.{key}"]
 
 
 def listing(folders: Sequence[Path]) -> str:

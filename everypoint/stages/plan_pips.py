@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from everypoint.config.options_export import ExportOptions
 from everypoint.config.options_pips import RUNTIME_OF_TRAINING, PipsTrainOptions
+from everypoint.config.options_user import JobsOptions
 from everypoint.config.recipes import load_recipe
 from everypoint.config.user import Config
+from everypoint.stages import costs
 
 
 def trains(config: Config) -> bool:
@@ -26,6 +31,7 @@ class ExportPlan:
 
     options: ExportOptions
     seed: int
+    jobs: JobsOptions
 
     @property
     def folder(self) -> str:
@@ -37,7 +43,30 @@ class ExportPlan:
     @property
     def shards(self) -> list[str]:
         """``1of8`` ... ``8of8``."""
-        return [f"{n}of{self.options.shards}" for n in range(1, self.options.shards + 1)]
+        count = self.options.shards or self._count()
+        return [f"{n}of{count}" for n in range(1, count + 1)]
+
+    def _count(self) -> int:
+        """As many as give jobs of ``jobs.minutes`` on a core, by the sequences' number and the first one's length."""
+        one = self.options
+        sequences = sorted(Path(os.path.expanduser(one.root or "")).glob(f"{one.split}/*/anno.npz")) if one.root else []
+        if not sequences:
+            return 1  # the job that lists them says what is wrong
+        frames = (
+            sum(1 for _ in os.scandir(sequences[0].with_name("rgbs"))) if sequences[0].with_name("rgbs").is_dir() else 0
+        )
+        starts = sum(max(0, frames - one.frames * stride + one.step) // one.step for stride in one.strides)
+        seconds = costs.CLIP_SECONDS * len(sequences) * starts
+        return max(1, min(math.ceil(seconds / (60 * self.jobs.minutes)), costs.MOST_SHARDS))
+
+    def minutes(self, wildcards: Any, attempt: int = 1) -> int:
+        """``runtime`` of rule pips_clips; a job that is cut off keeps the clips that it made."""
+        cost = costs.Cost(60 * self.jobs.minutes, costs.CLIP_MB)
+        return costs.ask_minutes(cost, 1, self.jobs.speed, attempt)
+
+    def megabytes(self, wildcards: Any, attempt: int = 1) -> int:
+        """``mem_mb`` of rule pips_clips."""
+        return costs.ask_megabytes(costs.Cost(0, costs.CLIP_MB), self.jobs.memory, attempt)
 
     def parameters(self) -> dict[str, Any]:
         """Parameters of rule pips_index: all that the clips depend on."""
@@ -47,7 +76,7 @@ class ExportPlan:
 
 def export_plan(config: Config) -> ExportPlan:
     """The plan of a configuration."""
-    return ExportPlan(config.pips.export, config.seed)
+    return ExportPlan(config.pips.export, config.seed, config.jobs)
 
 
 TESTS = ("tapvid", "crohd", "odyssey")
@@ -110,6 +139,20 @@ class TrainPlan:
         options = self._trainings[name]
         return options.workers * options.processes
 
+    def megabytes(self, name: str) -> Callable[..., int]:
+        """``mem_mb`` of a training, on each machine, or of ``measure``."""
+        processes = self.processes(name) + self.workers(name) if name in self._trainings else 2
+
+        def ask(wildcards: Any, attempt: int = 1) -> int:
+            cost = costs.Cost(0, costs.CUDA_MB + processes * costs.TRAINER_MB)
+            return costs.ask_megabytes(cost, self.config.jobs.memory, attempt)
+
+        return ask
+
+    def minutes(self, wildcards: Any, attempt: int = 1) -> int:
+        """``runtime`` of trainings and tests: a day; a longer training goes on from its checkpoint in the next try."""
+        return math.ceil(24 * 60 / self.config.jobs.speed) * attempt
+
     @property
     def tests(self) -> list[str]:
         """The tests whose data are named."""
@@ -122,8 +165,8 @@ class TrainPlan:
 
     def test_parameters(self, name: str) -> dict[str, Any]:
         """Options of one test."""
-        others = {other for other in TESTS if other != name}
-        return self.config.pips.test.model_dump(mode="json", exclude={*others, "memory_gib"})
+        unread = {other for other in TESTS if other != name} | ({"points"} if name != "odyssey" else set())
+        return self.config.pips.test.model_dump(mode="json", exclude={*unread, "memory_gib"})
 
 
 def train_plan(config: Config) -> TrainPlan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from everypoint.artifacts import atomic
 from everypoint.config.options import ReportOptions
 from everypoint.errors import ArtifactError, EverypointError, InputError
 from everypoint.stages.job import record_path
+from everypoint.video.paths import natural_key
 
 if TYPE_CHECKING:
     from everypoint.report.collect import Benchmark
@@ -71,7 +72,7 @@ def _failure(folder: Path, logs: Iterable[str]) -> Failure | None:
     """The first of these jobs that failed when it was last tried."""
     from everypoint.report.data import Failure
 
-    for log in logs:
+    for log in shard_logs(folder / "logs", logs):
         path = record_path(folder / "logs" / f"{log}.log")
         if path.exists():
             try:
@@ -80,6 +81,20 @@ def _failure(folder: Path, logs: Iterable[str]) -> Failure | None:
                 record = {"rule": log.split(".")[0], "sentence": str(error), "log": str(path)}
             return Failure(record["rule"], record["sentence"], record["log"])
     return None
+
+
+def shard_logs(folder: Path, logs: Iterable[str]) -> Iterator[str]:
+    """Names of logs; those of all shards in place of ``flow.KEY.*``, of the newest cut where there were several."""
+    for log in logs:
+        if not log.endswith(".*"):
+            yield log
+            continue
+        cuts: dict[int, list[Path]] = {}
+        for path in folder.glob(f"{log[:-1]}*of*.log"):
+            cuts.setdefault(int(path.stem.rpartition("of")[2]), []).append(path)
+        if cuts:
+            newest = max(cuts.values(), key=lambda paths: max(path.stat().st_mtime for path in paths))
+            yield from sorted((path.stem for path in newest), key=natural_key)
 
 
 def _belongs(item: str, preset: str, parts: Mapping[str, Any]) -> bool:
@@ -93,7 +108,8 @@ def _benchmarks(folder: Path, presets: Mapping[str, Any]) -> list[Benchmark]:
     from everypoint.report.collect import Benchmark
 
     found = []
-    for log in dict.fromkeys([*SHARED, *(log for parts in presets.values() for log in parts["logs"])]):
+    named = dict.fromkeys([*SHARED, *(log for parts in presets.values() for log in parts["logs"])])
+    for log in shard_logs(folder, named):
         rule, _, key = log.partition(".")
         found.append(Benchmark(rule, key.partition(".")[0], folder / f"{log}.jsonl"))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from everypoint.config.options import PairOptions
-from everypoint.correspond.pairs import plan_pairs, shard_sources
+from everypoint.correspond.pairs import count_pairs, plan_pairs, shard_sources
 from everypoint.errors import ConfigError, InputError
 
 
@@ -37,6 +37,15 @@ def test_plans_by_enumeration(frames, options, wanted):
     assert pairs_of(plan) == brute(frames, wanted)
     assert all(targets == sorted(set(targets)) and targets for targets in plan.values())
     assert list(plan) == sorted(plan)
+
+
+@pytest.mark.parametrize("frames", [0, 1, 2, 5, 9, 40])
+@pytest.mark.parametrize("options", [options for options, _ in PLANS])
+def test_pairs_are_counted_without_planning_them(frames, options):
+    planned = sum(map(len, plan_pairs(frames, options, range(0, frames, 5)).values()))
+    counted = count_pairs(frames, options)
+    assert counted >= planned if options.direct else counted == planned
+    assert count_pairs(frames, None) == frames * (frames - 1) >= counted
 
 
 def test_the_default_plan_in_numbers():

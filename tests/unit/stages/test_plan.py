@@ -94,8 +94,8 @@ def test_matches_without_flows_come_from_their_sources(videos):
     assert plan.sparse_inputs(of("a", key=keys[2])) == frames
     assert set(plan.tracks_inputs(of("a", "cpu"))) == {"frames", "meta", "queries", "model"}
     logs = plan.report_presets()["cpu"]["logs"]
-    assert [log.split("-")[0] for log in logs[:5]] == [
-        "depth.constant", "features.vit", "sparse.mutual", "sparse.tracks", "sparse.processed",
+    assert [log.split("-")[0] for log in logs[:6]] == [
+        "depth.constant", "features_part.vit", "features.vit", "sparse.mutual", "sparse.tracks", "sparse.processed",
     ]  # fmt: skip
 
 
