@@ -74,7 +74,8 @@ class RayTrainer(TrainerBase):
         """Limit the norm of each group's gradient."""
         if self.options.gradient_clip:
             for group in self.optimizer.param_groups:
-                nn.utils.clip_grad_norm_(group["params"], self.options.gradient_clip)
+                if any(parameter.requires_grad for parameter in group["params"]):  # those of frozen codes do not
+                    nn.utils.clip_grad_norm_(group["params"], self.options.gradient_clip)
 
     def note(self, given: RayBatch, error: Tensor) -> None:
         """Fold the errors into their running means."""

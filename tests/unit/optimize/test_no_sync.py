@@ -40,7 +40,7 @@ VARIANTS = {
     "omnimotion-lite": {"model": {"nvp": {**SMALL, "freeze_code": 0.4}}},
     "omnimotion-depth": {"model": {"nvp": SMALL}},
 }
-PLANES = {"plane_resolutions": (4, 8), "plane_channels": 4, "time_channels": 4}
+PLANES = {"blocks": 3, "plane_resolutions": (4, 8), "plane_channels": 4, "time_channels": 4}
 CADEX = {"pairs": 3, "points": 16, "long_points": 8, "start_frames": 2, "grow_frames": 2}
 
 
