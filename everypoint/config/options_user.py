@@ -81,6 +81,11 @@ class JobsOptions(Options):
         "by it.",
     )
     memory: PositiveFloat = Field(1.0, description="Factor on the memory that jobs ask for.")
+    per_gpu: PositiveInt = Field(
+        1,
+        description="Jobs that share one GPU of this machine (small videos do not fill one); start them with "
+        "--resources gpu=N, N times the number of GPUs. A cluster has its own way, see docs/slurm.md.",
+    )
 
 
 class PipsUserOptions(Options):

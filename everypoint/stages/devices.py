@@ -1,14 +1,15 @@
 """Which GPU a job has to itself, on a machine where no scheduler says so.
 
 ``snakemake --resources gpu=N`` runs N GPU jobs at once. Each takes the lock of one device for as long as its process
-lives and sees that device alone. The lock is the operating system's, so a job that crashes frees its device at once.
-Under SLURM the device is the one that SLURM gave.
+lives and sees that device alone; where ``jobs.per_gpu`` says so, several have one together. The lock is the operating
+system's, so a job that crashes frees its device at once. Under SLURM the device is the one that SLURM gave.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import random
 import subprocess
 import tempfile
 import time
@@ -24,13 +25,21 @@ WAIT = 0.5  # s between looks at devices that are all taken
 
 logger = logging.getLogger(__name__)
 _held: list[int] = []  # locks of this process, open files: closed, and free, when it ends
+_sharers = 1  # jobs that may have one device at once
+
+
+def share(jobs: int) -> None:
+    """Let this many jobs have one GPU at once, where each alone does not fill it; for jobs of this process's claims."""
+    global _sharers  # a fact of the process, as the locks are
+    _sharers = max(1, jobs)
 
 
 def claim(count: int = 1) -> list[str]:
     """Take ``count`` devices for this process and make them the only ones that CUDA shows it; waits for free ones.
 
-    Nothing happens, and the answer is empty, where there is no GPU or where a scheduler has given them out. A process
-    that has claimed devices keeps them.
+    One device may be shared (:func:`share`): this process then has one of its places, on the device with the most free
+    ones. Several devices are taken whole. Nothing happens, and the answer is empty, where there is no GPU or where a
+    scheduler has given them out. A process that has claimed devices keeps them.
 
     Raises :class:`ResourceError` when the machine has fewer devices than that.
     """
@@ -60,25 +69,30 @@ def present() -> list[str]:
 
 
 def _take(names: list[str], count: int) -> list[str]:
-    """Lock ``count`` of the devices, in their order; waits with none in hand, so that two never wait for each other."""
+    """Lock ``count`` of the devices; waits with none in hand, so that two never wait for each other."""
     said = False
     while True:
-        locks = {name: lock for name in names if (lock := _lock(name)) is not None}
-        chosen = list(locks)[:count]
-        for name, lock in locks.items():
-            if len(chosen) < count or name not in chosen:
+        places = {name: _places(name) for name in names}  # all that are free are locked for a moment
+        wanted = 1 if count == 1 else _sharers
+        free = sorted((name for name in names if len(places[name]) >= wanted), key=lambda name: -len(places[name]))
+        chosen = free[:count] if len(free) >= count else []
+        for name, locks in places.items():
+            kept = locks[:wanted] if name in chosen else []
+            _held.extend(kept)
+            for lock in locks[len(kept) :]:
                 os.close(lock)
-        if len(chosen) == count:
-            _held.extend(locks[name] for name in chosen)
+        if chosen:
             return chosen
         if not said:
             logger.info("all GPUs are taken, waiting for one")
             said = True
-        time.sleep(WAIT)
+        time.sleep(WAIT * random.uniform(0.5, 1.5))  # two that looked at one moment look at different ones next
 
 
-def _lock(name: str) -> int | None:
-    """The open, locked file of a device; None while another process holds it."""
+def _places(name: str) -> list[int]:
+    """Open, locked files of the free places of a device."""
     folder = Path(tempfile.gettempdir()) / f"everypoint-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    return take(folder / f"{name.strip().replace('/', '_')}.lock")
+    stem = name.strip().replace("/", "_")
+    files = [folder / (f"{stem}.lock" if place == 0 else f"{stem}.{place}.lock") for place in range(_sharers)]
+    return [lock for lock in map(take, files) if lock is not None]

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from everypoint import __version__
 from everypoint.artifacts import atomic
 from everypoint.errors import EverypointError
-from everypoint.stages import slurm
+from everypoint.stages import devices, slurm
 from everypoint.stages.slurm import TRY_AGAIN
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ def _start(log: Path, name: str, runtime: dict[str, Any]) -> None:
     record_path(log).unlink(missing_ok=True)
     place = slurm.describe() or f"process {os.getpid()}"
     logger.info("%s, everypoint %s, %s", name, __version__, place)
+    devices.share(int(runtime.get("per_gpu", 1)))
     if runtime.get("assets"):
         os.environ["EVERYPOINT_ASSETS"] = str(runtime["assets"])
 

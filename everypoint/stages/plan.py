@@ -135,8 +135,11 @@ class Plan(JobsPlan):
         return self.parent(wildcards.video)[1]
 
     def frames_options(self, wildcards: Any) -> dict[str, Any]:
-        """Parameters of rule frames."""
-        return self.frames_of(wildcards.video).model_dump(mode="json")
+        """Parameters of rules shots and frames, without keys that others put out of use."""
+        options = self.frames_of(wildcards.video)
+        unread = {"max_side"} if options.resize is not None else set()
+        unread |= {"cut_threshold"} if options.on_cut == "ignore" else set()
+        return options.model_dump(mode="json", exclude=unread)
 
     def sampling_options(self, wildcards: Any) -> dict[str, Any]:
         """Which queries ground truth gives, where there is some; parameters of rules queries and evaluate."""
@@ -253,6 +256,7 @@ class Plan(JobsPlan):
         """What jobs need to know but their results do not depend on; goes into Snakemake's config."""
         return {
             "device": self.config.device,
+            "per_gpu": self.config.jobs.per_gpu,
             "assets": _expanded(self.config.assets),
             **relevant.runtime(dict(self.presets)),
         }

@@ -13,7 +13,13 @@ import pytest
 from everypoint.errors import ResourceError
 from everypoint.stages import devices
 
-HOLD = "import sys; from everypoint.stages.devices import claim; print(*claim(int(sys.argv[1])), flush=True); input()"
+HOLD = """
+import sys
+from everypoint.stages.devices import claim, share
+share(int(sys.argv[2]))
+print(*claim(int(sys.argv[1])), flush=True)
+input()
+"""
 
 
 @pytest.fixture
@@ -31,10 +37,10 @@ def place(tmp_path, monkeypatch) -> dict[str, str]:
 
 
 @contextmanager
-def job(environment: dict[str, str], count: int = 1) -> Iterator[subprocess.Popen]:
+def job(environment: dict[str, str], count: int = 1, sharers: int = 1) -> Iterator[subprocess.Popen]:
     """A process that claims devices, says which, and waits."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(count)],
+        [sys.executable, "-c", HOLD, str(count), str(sharers)],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -73,6 +79,26 @@ def devices_of(process: subprocess.Popen, place: dict[str, str]) -> str:
 def test_a_job_may_have_several(place):
     with job(place, 2) as process:
         assert said(process) == ["0", "1"]
+
+
+def test_jobs_that_share_fill_the_devices_evenly(place):
+    with job(place, 1, 2) as first, job(place, 1, 2) as second:
+        assert {*said(first), *said(second)} == {"0", "1"}
+        with job(place, 1, 2) as third, job(place, 1, 2) as fourth:
+            assert {*said(third), *said(fourth)} == {"0", "1"}
+            with job(place, 1, 2) as fifth:
+                third.kill()
+                third.wait()
+                assert len(said(fifth)) == 1  # it waited for this place
+
+
+def test_several_devices_are_not_shared(place):
+    with job(place, 1, 2) as first:
+        assert said(first) == ["0"]
+        with job(place, 2, 2) as both:
+            first.kill()
+            first.wait()
+            assert said(both) == ["0", "1"]
 
 
 def test_a_claim_is_what_cuda_shows(place, monkeypatch):
