@@ -15,6 +15,8 @@ class PlaneConditioner(nn.Module):
     The time half of the first layer is evaluated once a frame (``time_part``), not once a point.
     """
 
+    BLOCKS = ("couple",)  # what :mod:`everypoint.models.compiled` compiles
+
     def __init__(
         self, outputs: int, resolutions: tuple[int, ...], channels: int, time_channels: int, generator: torch.Generator
     ) -> None:
@@ -41,6 +43,11 @@ class PlaneConditioner(nn.Module):
         hidden = nn.functional.leaky_relu(self.spatial(features) + time_part)
         hidden = nn.functional.leaky_relu(self.middle(hidden))
         return self.last(hidden)
+
+    def couple(self, coupling: Coupling, value: Tensor, kept: Tensor, time_part: Tensor, *, inverse: bool) -> Tensor:
+        """``coupling`` of values [N], or its inverse, with the parameters that the kept coordinates [N, 2] give."""
+        function = coupling.invert if inverse else coupling.evaluate
+        return function(value, self(kept, time_part))
 
 
 def _linear(inputs: int, outputs: int, fan_in: int, generator: torch.Generator, bias: bool = True) -> nn.Linear:
@@ -109,9 +116,7 @@ class Bijection(nn.Module):
     ) -> None:
         changed = self._order[block]
         kept = torch.stack([coordinates[axis] for axis in range(3) if axis != changed], -1)
-        raw = conditioner(kept, part)
-        function = self.coupling.invert if inverse else self.coupling.evaluate
-        coordinates[changed] = function(coordinates[changed], raw)
+        coordinates[changed] = conditioner.couple(self.coupling, coordinates[changed], kept, part, inverse=inverse)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)

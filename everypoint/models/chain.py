@@ -81,7 +81,7 @@ class _Cells(NamedTuple):
     """Where n points lie in the planes, and the corners of their cells."""
 
     tanh: tuple[Tensor, Tensor]  # [n] each
-    first: tuple[Tensor, ...]  # int64 [n] a plane: row of corner (0, 0)
+    first: tuple[Tensor, ...]  # int32 [n] a plane: row of corner (0, 0)
     inside: tuple[tuple[Tensor, Tensor], ...]  # [n] each: position in the cell, 0..1, along both axes
 
 
@@ -102,7 +102,7 @@ def _cells(kept: tuple[Tensor, Tensor], resolutions: tuple[int, ...], kind: torc
         where = ((a + 1) * ((size - 1) / 2), (b + 1) * ((size - 1) / 2))
         low = [at.floor().nan_to_num_(0).clamp_(0, size - 2) for at in where]  # NaN stays a value, never an index
         inside.append((where[0] - low[0], where[1] - low[1]))
-        first.append((low[0] * size + (low[1] + offset)).long())
+        first.append((low[0] * size + (low[1] + offset)).int())
         offset += size * size
     return _Cells((a, b), tuple(first), tuple(inside))
 
@@ -135,9 +135,42 @@ def _slopes(cells: _Cells, resolutions: tuple[int, ...]) -> tuple[list[Tensor], 
     return by_a, by_b
 
 
+def _columns(columns: list[Tensor]) -> Tensor:
+    """Columns [n] side by side, [n, k]; on a CPU a copy of each is five times as fast as :func:`torch.stack`."""
+    out = columns[0].new_empty(len(columns[0]), len(columns))
+    for k, column in enumerate(columns):
+        out[:, k] = column
+    return out
+
+
 def _mixed(table: Tensor, rows: Tensor, weights: list[Tensor]) -> Tensor:
     """Weighted sums [n, width] of rows [n, corners]."""
-    return F.embedding_bag(rows, table, mode="sum", per_sample_weights=torch.stack(weights, 1))
+    return F.embedding_bag(rows, table, mode="sum", per_sample_weights=_columns(weights))
+
+
+def _add_rows(into: Tensor, values: Tensor, rows: list[Tensor], weights: list[Tensor]) -> None:
+    """Add ``values`` [n, width] times each of the weights [n] to the rows int32 [n] of ``into`` [rows, width].
+
+    On a CPU the additions are sorted by their row first: each row is then one weighted sum of values, which is read
+    from the cache and written once. The order within a row is that of the points, whatever the number of threads.
+    """
+    if values.device.type != "cpu":
+        scaled = torch.empty_like(values)
+        for row, weight in zip(rows, weights, strict=True):
+            into.index_add_(0, row, torch.mul(values, weight[:, None], out=scaled))
+        return
+    every = torch.cat(rows)
+    kind = torch.int16 if len(into) <= torch.iinfo(torch.int16).max else torch.int32
+    order = every.to(kind).sort(stable=True).indices
+    counts = torch.bincount(every, minlength=len(into))
+    point = torch.arange(len(values), dtype=torch.int32).repeat(len(rows)).index_select(0, order)
+    into += F.embedding_bag(
+        point,
+        values,
+        (counts.cumsum(0) - counts).int(),
+        mode="sum",
+        per_sample_weights=torch.cat(weights).index_select(0, order),
+    )
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -149,7 +182,7 @@ def _stop(
 ) -> tuple[Tensor, _Saved]:
     """The coordinate [n] of points of frames [n] after a coupling."""
     cells = _cells(kept, route.resolutions, block.table.dtype)
-    rows = torch.stack([*_corners(cells, route.resolutions), frame + nodes(route)], 1)
+    rows = _columns([*_corners(cells, route.resolutions), (frame + nodes(route)).int()])
     hidden = F.leaky_relu_(_mixed(block.table, rows, [*_weights(cells), torch.ones_like(cells.tanh[0])]), SLOPE)
     second = F.leaky_relu_(_linear(hidden, block.middle, block.middle_bias), SLOPE)
     share = torch.addmm(block.last_bias[:, None], block.last, second.t()).sigmoid_().to(value.dtype)
@@ -173,12 +206,10 @@ def _stop_back(
     into.middle_bias.add_(of_second.sum(0))
     of_hidden = product(of_second, block.middle.t()) if quick else of_second @ block.middle
     of_hidden = leaky(of_hidden, saved.hidden, SLOPE, True)
-    into.table.index_add_(0, frame + nodes(route), of_hidden)
     corners, cells = _corners(saved.cells, route.resolutions), saved.cells
-    scaled = torch.empty_like(of_hidden)
-    for row, weight in zip(corners, _weights(cells), strict=True):
-        into.table.index_add_(0, row, torch.mul(of_hidden, weight[:, None], out=scaled))
-    rows, of_kept = torch.stack(corners, 1), []
+    times, once = (frame + nodes(route)).int(), torch.ones_like(cells.tanh[0])
+    _add_rows(into.table, of_hidden, [*corners, times], [*_weights(cells), once])
+    rows, of_kept = _columns(corners), []
     for tanh, slopes in zip(cells.tanh, _slopes(cells, route.resolutions), strict=True):
         along = _mixed(block.table, rows, slopes).mul_(of_hidden).sum(1)
         of_kept.append(along.mul_(1 - tanh * tanh).to(grad.dtype))

@@ -37,6 +37,8 @@ class CanonicalField(nn.Module):
         generator: source of every initial value.
     """
 
+    BLOCKS = ("forward",)  # what :mod:`everypoint.models.compiled` compiles
+
     def __init__(self, options: FieldOptions, generator: torch.Generator) -> None:
         super().__init__()
         self.kind = options.network

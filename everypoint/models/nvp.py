@@ -52,6 +52,8 @@ class Conditioner(nn.Module):
     parameters and 33,024 of the projector.
     """
 
+    BLOCKS = ("couple",)  # what :mod:`everypoint.models.compiled` compiles
+
     def __init__(self, options: NvpOptions, generator: torch.Generator) -> None:
         super().__init__()
         code, hidden = options.code_features, options.hidden
@@ -81,6 +83,20 @@ class Conditioner(nn.Module):
             hidden = dense(hidden, layer.weight, layer.bias, slope=SLOPE)
         return dense(hidden, self.last.weight, self.last.bias)
 
+    def couple(self, value: Tensor, kept: Tensor, part: Tensor, *, inverse: bool) -> Tensor:
+        """Couple a coordinate v to the others: (v - t) / e^s, or the inverse v e^s + t.
+
+        Args:
+            value: float64 [R, K], the coordinate that the block changes.
+            kept: [R, K, 2], the others.
+            part: [R, hidden], each ray's frame part.
+            inverse: which of both.
+        """
+        log_scale, shift = self(kept.to(part.dtype), part).unbind(-1)
+        scale = log_scale.clamp(-LOG_SCALE_LIMIT, LOG_SCALE_LIMIT).exp().double()  # one number for both directions
+        shift = bounded(shift, SHIFT_LIMIT).double()
+        return value * scale + shift if inverse else (value - shift) / scale
+
     def reference(self, kept: Tensor, projected: Tensor) -> Tensor:
         """The same as published: (s, t) [N, 2] from kept coordinates [N, 2], the projected code beside each [N, C]."""
         hidden = F.leaky_relu(self.point(self.encode(kept)), SLOPE)
@@ -96,6 +112,8 @@ class PlanarAffine(nn.Module):
     The network sees t and the encoding of z (4 frequencies) and has ReLU layers: 10 -> 256 ... -> 5 numbers
     (theta, a, tx, b, ty). ``large`` has 398,853 parameters.
     """
+
+    BLOCKS = ("move",)
 
     def __init__(self, layers: int, frequencies: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -118,6 +136,17 @@ class PlanarAffine(nn.Module):
         for layer in self.middle:
             hidden = dense(hidden, layer.weight, layer.bias, slope=0.0)
         return dense(hidden, self.last.weight, self.last.bias)
+
+    def move(self, x: Tensor, y: Tensor, z: Tensor, part: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
+        """The affine map of (x, y) float64 [R, K], or its inverse: undo the shift, the scale, the turn."""
+        theta, a, tx, b, ty = self(z.to(part.dtype), part).unbind(-1)
+        cos, sin = theta.double().cos(), theta.double().sin()  # of one angle: no scaling hides in them
+        scale_x, scale_y = (bounded(value, ZOOM_LIMIT).exp().double() for value in (a, b))
+        tx, ty = (bounded(value, SHIFT_LIMIT).double() for value in (tx, ty))
+        if inverse:
+            x, y = (x - tx) / scale_x, (y - ty) / scale_y
+            return cos * x + sin * y, cos * y - sin * x
+        return (cos * x - sin * y) * scale_x + tx, (sin * x + cos * y) * scale_y + ty
 
 
 class NvpBijection(nn.Module):
@@ -196,7 +225,7 @@ class NvpBijection(nn.Module):
         """Local points [R, K, 3] of the rays' frames [R] -> canonical points float64 [R, K, 3]."""
         coordinates = list(points.double().unbind(-1))
         if self.affine is not None:
-            self._move_plane(coordinates, parts.affine.index_select(0, frame), inverse=False)
+            coordinates[:2] = self.affine.move(*coordinates, parts.affine.index_select(0, frame), inverse=False)
         for block in range(len(self._order)):
             self._couple(coordinates, block, parts.blocks[block].index_select(0, frame), inverse=False)
         return torch.stack(coordinates, -1)
@@ -207,28 +236,11 @@ class NvpBijection(nn.Module):
         for block in reversed(range(len(self._order))):
             self._couple(coordinates, block, parts.blocks[block].index_select(0, frame), inverse=True)
         if self.affine is not None:
-            self._move_plane(coordinates, parts.affine.index_select(0, frame), inverse=True)
+            coordinates[:2] = self.affine.move(*coordinates, parts.affine.index_select(0, frame), inverse=True)
         return torch.stack(coordinates, -1)
 
     def _couple(self, coordinates: list[Tensor], block: int, part: Tensor, *, inverse: bool) -> None:
-        """The coordinate v that block ``block`` changes -> (v - t) / e^s, or its inverse v e^s + t."""
+        """The coordinate that block ``block`` changes, coupled to the others."""
         changed = self._order[block]
         kept = torch.stack([coordinates[axis] for axis in range(3) if axis != changed], -1)
-        log_scale, shift = self.conditioners[block](kept.to(part.dtype), part).unbind(-1)
-        scale = log_scale.clamp(-LOG_SCALE_LIMIT, LOG_SCALE_LIMIT).exp().double()  # one number for both directions
-        shift = bounded(shift, SHIFT_LIMIT).double()
-        value = coordinates[changed]
-        coordinates[changed] = value * scale + shift if inverse else (value - shift) / scale
-
-    def _move_plane(self, coordinates: list[Tensor], part: Tensor, *, inverse: bool) -> None:
-        """The affine map of (x, y), or its inverse: undo the shift, the scale, the turn."""
-        x, y, z = coordinates
-        theta, a, tx, b, ty = self.affine(z.to(part.dtype), part).unbind(-1)
-        cos, sin = theta.double().cos(), theta.double().sin()  # of one angle: no scaling hides in them
-        scale_x, scale_y = (bounded(value, ZOOM_LIMIT).exp().double() for value in (a, b))
-        tx, ty = (bounded(value, SHIFT_LIMIT).double() for value in (tx, ty))
-        if inverse:
-            x, y = (x - tx) / scale_x, (y - ty) / scale_y
-            coordinates[:2] = cos * x + sin * y, cos * y - sin * x
-        else:
-            coordinates[:2] = (cos * x - sin * y) * scale_x + tx, (sin * x + cos * y) * scale_y + ty
+        coordinates[changed] = self.conditioners[block].couple(coordinates[changed], kept, part, inverse=inverse)

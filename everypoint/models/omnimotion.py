@@ -57,6 +57,8 @@ class OmniMotionModel(nn.Module):
         seed: of the initial values.
     """
 
+    BLOCKS = ("_seen", "_there")  # what :mod:`everypoint.models.compiled` compiles
+
     def __init__(self, frames: int, frame_size: tuple[int, int], options: ModelOptions, seed: int) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
@@ -82,8 +84,7 @@ class OmniMotionModel(nn.Module):
         local = rays.along_rays(xy, depths, self.frame_size)
         canonical = self.bijection.canonical(local, frame, parts)
         colour, alpha = self.field(canonical.to(xy.dtype))
-        weights = rays.weights_of(rays.mask_near(alpha, near_mask))
-        return Ray(depths, local, canonical, weights, rays.composite(weights, colour))
+        return Ray(depths, local, canonical, *self._seen(alpha, colour, near_mask))
 
     def trace(
         self,
@@ -105,10 +106,19 @@ class OmniMotionModel(nn.Module):
         parts = self.parts() if parts is None else parts
         ray = self.ray(xy, i, parts, u, near_mask)
         mapped = self.bijection.local(ray.canonical, j, parts).to(xy.dtype)
-        inside = (mapped[..., 2] >= self.near) & (mapped[..., 2] <= self.far)
-        masked = torch.where(inside, ray.weights, 0)
-        there = self._mean(masked, mapped)
+        masked, there = self._there(ray.weights, mapped)
         return Traced(ray.depths, ray.local, ray.canonical, mapped, ray.weights, masked, ray.colour, there.xy, there.z)
+
+    def _seen(self, alpha: Tensor, colour: Tensor, near_mask: bool | Tensor) -> tuple[Tensor, Tensor]:
+        """Weights [R, K] along the rays and their rendered colours [R, 3]."""
+        weights = rays.weights_of(rays.mask_near(alpha, near_mask))
+        return weights, rays.composite(weights, colour)
+
+    def _there(self, weights: Tensor, mapped: Tensor) -> tuple[Tensor, Transported]:
+        """Weights [R, K] of the samples within the depths, and where these samples [R, K, 3] put the pixels."""
+        inside = (mapped[..., 2] >= self.near) & (mapped[..., 2] <= self.far)
+        masked = torch.where(inside, weights, 0)
+        return masked, self._mean(masked, mapped)
 
     def _mean(self, weights: Tensor, mapped: Tensor) -> Transported:
         """Index point and depth [R] of weighted samples [R, S, 3]."""

@@ -17,6 +17,7 @@ from everypoint.config.options import Preset
 from everypoint.depth.run import load_depth
 from everypoint.errors import InputError
 from everypoint.models.cadex import CadexModel
+from everypoint.models.compiled import compile_blocks, wants_compiling
 from everypoint.models.files import build_model, save_model
 from everypoint.models.motion import MotionModel
 from everypoint.models.pixels import normalise_depth
@@ -106,9 +107,25 @@ def prepare(
         depth: prior [T, h, w] and mask of the kinds pixels and cadex; None starts from one depth everywhere.
     """
     if preset.model.kind == "planes":
-        return _prepare_planes(matches, preset, device, seed)
-    if preset.model.kind == "cadex":
-        return _prepare_cadex(matches, preset, device, seed, depth)
+        trainer = _prepare_planes(matches, preset, device, seed)
+    elif preset.model.kind == "cadex":
+        trainer = _prepare_cadex(matches, preset, device, seed, depth)
+    else:
+        trainer = _prepare_rays(matches, preset, device, seed, images, depth)
+    if wants_compiling(preset.optimize.compile, trainer.device):
+        compile_blocks(trainer.model)
+    return trainer
+
+
+def _prepare_rays(
+    matches: Matches,
+    preset: Preset,
+    device: torch.device | str,
+    seed: int,
+    images: np.ndarray | None,
+    depth: tuple[np.ndarray, np.ndarray] | None,
+) -> FieldTrainer | PixelsTrainer:
+    """Model (of kind pixels: on its depth prior), sampler and optimiser."""
     options = preset.optimize
     model = build_model(matches.frames, matches.size, preset.model, seed).to(device)
     sampler = RaySampler(
