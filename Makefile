@@ -12,11 +12,11 @@ UV := $(BIN)/uv pip install -q --python $(BIN)/python
 ITSELF := --no-deps --no-build-isolation --editable .
 
 # THREADS tests at once, each on one thread: their arrays are tiny, and two threads on one of them wait for each other.
-test test-all: export OMP_NUM_THREADS := 1
+test test-all test-slurm: export OMP_NUM_THREADS := 1
 # Tests and jobs ask no model hub for anything; weights come from the asset registry alone.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo test test-all check format lock clean distclean venv
+.PHONY: help demo test test-all test-slurm check format lock clean distclean venv
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ test: $(STAMP) ## Run the unit tests and the small workflow tests.
 
 test-all: $(STAMP) ## Run every test, the slow ones too.
 	@$(BIN)/python -m pytest tests -n $(THREADS) --dist loadfile
+
+test-slurm: $(STAMP) ## Run the tests on a real SLURM: one of their own, on this machine (needs root; about ten minutes).
+	@$(BIN)/python -m tests.slurm.cluster install
+	@$(BIN)/python -m pytest tests/slurm
 
 check: $(STAMP) ## Check format and style of Python and Snakemake files.
 	@$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """A throw-away SLURM of this machine alone: a controller and two nodes on loopback, each with two stand-in GPUs.
 
-    python -m tests.slurm.cluster up FOLDER      starts it and says how to reach it
+    python -m tests.slurm.cluster install        fetches SLURM with apt if it is missing, or says why not
+    python -m tests.slurm.cluster up FOLDER      starts it
     python -m tests.slurm.cluster down FOLDER    ends what it started and takes its configuration away again
 
 The daemons are the real ones; only the nodes (both are this machine) and the GPUs (copies of /dev/null, which is enough
@@ -25,6 +26,7 @@ from pathlib import Path
 ETC = Path("/etc/slurm")
 FILES = ("slurm.conf", "gres.conf", "cgroup.conf")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "sinfo", "scontrol", "scancel")
+PACKAGES = ("slurm-wlm", "munge")
 NODES = ("east", "west")
 GPUS = 2  # a node
 CPUS = 8  # a node claims, whatever the machine has
@@ -87,10 +89,27 @@ def absent() -> str | None:
         return "the tests on a real SLURM need root, because its daemons do"
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
-        return f"the tests on a real SLURM need {', '.join(missing)}: install the packages slurm-wlm and munge"
+        return f"the tests on a real SLURM need {', '.join(missing)}: install the packages {' and '.join(PACKAGES)}"
     if (ETC / "slurm.conf").exists() and not _is_ours(ETC / "slurm.conf"):
         return f"this machine has a SLURM of its own ({ETC / 'slurm.conf'}), which the tests leave alone"
+    owner = (ETC / "slurm.conf").readlink().parent if (ETC / "slurm.conf").is_symlink() else None
+    if owner is not None and _lives(_pid(owner / "slurmctld.pid")):
+        return f"another one is up: python -m tests.slurm.cluster down {owner}"
     return None
+
+
+def install() -> str | None:
+    """Fetch what is missing with apt, if that may be; as :func:`absent`."""
+    reason = absent()
+    if reason is None or os.geteuid() != 0 or all(map(shutil.which, PROGRAMS)) or shutil.which("apt-get") is None:
+        return reason
+    # at this run level packages start no services; a machine that cannot reach its mirror says so soon
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    apt = ["apt-get", "-qq", "-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=20"]
+    with contextlib.suppress(subprocess.SubprocessError):
+        for arguments in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
+            subprocess.run([*apt, *arguments], env=environment, stdout=subprocess.DEVNULL, timeout=240, check=False)
+    return absent()
 
 
 def _is_ours(path: Path) -> bool:
@@ -284,7 +303,7 @@ def descendants(pid: int) -> list[int]:
     return []
 
 
-def _lives(pid: int) -> bool:
+def _lives(pid: int | None) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except OSError:
@@ -315,9 +334,11 @@ def _free_ports(count: int) -> list[int]:
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description="A throw-away SLURM on this machine.")
-    parser.add_argument("what", choices=("up", "down"))
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("what", choices=("install", "up", "down"))
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("/tmp/everypoint-slurm"))
     asked = parser.parse_args()
+    if asked.what == "install":
+        sys.exit(install())
     cluster = Cluster(asked.folder)
     if asked.what == "down":
         cluster.stop()
