@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -296,11 +297,13 @@ def commands() -> Iterator[tuple[int, str]]:
 
 
 def descendants(pid: int) -> list[int]:
-    """Children of a process, and theirs."""
-    with contextlib.suppress(OSError):
-        own = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [found for child in map(int, own) for found in (child, *descendants(child))]
-    return []
+    """Children of a process, whichever of its threads started them, and theirs."""
+    found = []
+    for thread in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(OSError):
+            for child in map(int, (thread / "children").read_text().split()):
+                found += [child, *descendants(child)]
+    return found
 
 
 def _lives(pid: int | None) -> bool:
@@ -335,7 +338,7 @@ def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description="A throw-away SLURM on this machine.")
     parser.add_argument("what", choices=("install", "up", "down"))
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("/tmp/everypoint-slurm"))
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(tempfile.gettempdir(), "everypoint-slurm"))
     asked = parser.parse_args()
     if asked.what == "install":
         sys.exit(install())

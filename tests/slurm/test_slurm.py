@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from tests.slurm.cluster import GPUS, NODES, descendants
+from tests.slurm.cluster import GPUS, NODES, commands, descendants
 from tests.slurm.conftest import VIDEOS
 from tests.workflow.conftest import add_scene, sha256
 
@@ -98,14 +98,10 @@ def storm(workspace, prepared, expected):
 
 def kill_script(folder, job: str) -> None:
     """kill -9 of what a job step runs: the stage itself, as the kernel does when memory is short."""
-    (step,) = [pid for pid, command in folder_commands() if command.startswith(f"slurmstepd: [{job}.0]")]
-    os.kill(descendants(step)[-1], signal.SIGKILL)
-
-
-def folder_commands():
-    from tests.slurm.cluster import commands
-
-    return list(commands())
+    lines = dict(commands())
+    (step,) = [pid for pid, command in lines.items() if command.startswith(f"slurmstepd: [{job}.0]")]
+    (script,) = [pid for pid in descendants(step) if ".snakemake/scripts/" in lines.get(pid, "")]
+    os.kill(script, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("video", VIDEOS)
