@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from everypoint.config import reruns
 from everypoint.config.backends import BACKENDS
 from everypoint.config.options import Preset
 from everypoint.config.presets import load_preset, preset_names
@@ -206,6 +207,7 @@ FILES: dict[str, Callable[[], str]] = {
     "workflow_config.yaml": default_yaml,
     SCHEMA: schema_json,
     "docs/config.md": reference_markdown,
+    reruns.PAGE_FILE: lambda: reruns.page(CURE),
 }
 
 

@@ -91,7 +91,8 @@ class PipsTrainOptions(Options):
         return self
 
 
-RUNTIME_OF_TRAINING = ("checkpoint_seconds", "workers")  # keys that change no result
+# Keys that change no result; more processes only add up gradients in another order.
+RUNTIME_OF_TRAINING = ("log_every", "checkpoint_seconds", "workers", "processes", "nodes")
 
 
 class PipsTestOptions(Options):

@@ -81,7 +81,8 @@ def _weights_of(preset: Preset) -> Iterator[tuple[str, str]]:
         yield preset.pips.weights, "tracks"
     if preset.tracker != "optimize":
         return
-    if preset.depth.backend != "none" and preset.matches.depth_mask and preset.depth.weights_or_default:
+    used = preset.matches.depth_mask or preset.model.kind in ("pixels", "cadex")  # by the filter, or as a prior
+    if used and preset.depth.weights_or_default:
         yield preset.depth.weights_or_default, "depth"
     own = {
         "mutual": preset.sparse.mutual.features.weights_or_default,

@@ -84,7 +84,7 @@ def train(options: PipsTrainOptions, seed: int, folder: Path, device: torch.devi
     clips = _clips(options, seed)
     torch.manual_seed(seed)
     network = load_network(weights) if weights else PipsNetwork()
-    relevant = options.model_dump(mode="json", exclude={*RUNTIME_OF_TRAINING, "processes", "nodes"})
+    relevant = options.model_dump(mode="json", exclude=set(RUNTIME_OF_TRAINING))
     fingerprint = fingerprint_of(
         {"options": relevant, "seed": seed, "clips": len(clips), "weights": sha256_of(weights) if weights else None}
     )

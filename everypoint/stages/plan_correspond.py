@@ -73,9 +73,11 @@ class CorrespondencePlan(_Videos):
 
     @functools.cached_property
     def _features(self) -> dict[str, FeatureOptions]:
-        found = [preset.features for preset in self.presets.values()]
-        found += [preset.sparse.mutual.features for preset in self.presets.values()]
-        return {relevant.features_key(options): options for options in found if options.backend != "none"}
+        presets = list(self.presets.values())
+        used = [preset.features for preset in presets if preset.uses_features]
+        used += [preset.sparse.mutual.features for preset in presets if relevant.reads_mutual(preset)]
+        used.sort(key=lambda options: options.shards or 0)  # of those that share a file the largest number counts
+        return {relevant.features_key(options): options for options in used if options.backend != "none"}
 
     def features_inputs(self, wildcards: Any) -> dict[str, Any]:
         """Inputs of rule features: the frames and, where several jobs share them, the parts that are joined."""

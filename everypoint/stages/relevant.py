@@ -6,6 +6,7 @@ so changing it must redo nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from everypoint.artifacts.folder import fingerprint_of
@@ -16,12 +17,37 @@ _RUNTIME = {
     "optimize": ("checkpoint_seconds", "log_every", "tensorboard", "pictures", "capture", "compile"),
     "cadex": ("kernel",),
 }
-_OF_RAYS = (  # keys of optimize by kind
-    *("rays", "ray_losses", "code_learning_rate", "field_learning_rate", "gradient_clip", "decay"),
-)
-_OF_PLANES = ("sampler", "losses", "camera_learning_rate")
-_OF_CADEX = ("cadex", "cadex_losses")
-_CADEX_MODEL = ("kind", "cadex", "blocks", "time_channels", "time_factors", "depth_scale")
+_UNREAD = {  # kind of model: what it does not read of model and optimize
+    "planes": (
+        *("model.nvp", "model.field", "model.cadex", "optimize.rays", "optimize.ray_losses", "optimize.cadex"),
+        *("optimize.cadex_losses", "optimize.code_learning_rate", "optimize.field_learning_rate"),
+        *("optimize.gradient_clip", "optimize.decay"),
+    ),
+    "field": (
+        *("optimize.sampler", "optimize.losses", "optimize.cadex", "optimize.cadex_losses"),
+        *("optimize.camera_learning_rate", "optimize.depth_learning_rate"),
+        *("optimize.ray_losses.depth", "optimize.ray_losses.depth_prior"),
+    ),
+    "pixels": (
+        *("optimize.sampler", "optimize.losses", "optimize.cadex", "optimize.cadex_losses"),
+        *("optimize.camera_learning_rate", "optimize.field_learning_rate", "optimize.ray_losses.colour"),
+        *("optimize.ray_losses.flow_difference", "optimize.ray_losses.distortion", "optimize.ray_losses.mask_near"),
+        *(f"model.field.{key}" for key in ("network", "hidden", "layers", "encoding", "samples")),
+    ),
+    "cadex": (
+        *("optimize.sampler", "optimize.losses", "optimize.rays", "optimize.ray_losses", "optimize.gradient_clip"),
+        *(f"optimize.{key}_learning_rate" for key in ("camera", "code", "field")),
+        *("model.nvp", "model.field", "model.coupling", "model.motion_depth"),
+    ),
+}
+_OF_RAYS = ("kind", "nvp", "field")  # the keys of model that field and pixels read
+_READOUT = {  # kind of model: what its own read-out reads
+    "planes": ("occlusion_depth",),
+    "field": ("opacity", "ray_point"),
+    "pixels": ("occlusion_depth",),
+    "cadex": ("depth_error", "depth_error_unit"),
+}
+_BY_LOOKS = ("appearance_cost", "appearance_threshold", "step_appearance_threshold")  # of chain, needs features
 WITH_PRIOR = ("pixels", "cadex")  # kinds of models that start from a depth prior
 _OF_BACKEND = {  # back-end: the keys of its section that its result depends on, besides the plan of pairs
     "raft": ("weights", "iterations", "warm_start", "precision", "resolution", "upsample_below"),
@@ -41,7 +67,21 @@ def _chosen(options: Any) -> dict[str, Any]:
     """The back-end of a section and the keys it reads; weights by their name also where the default is meant."""
     value = options.model_dump(mode="json")
     value["weights"] = getattr(options, "weights_or_default", value.get("weights"))
-    return {"backend": options.backend} | {key: value[key] for key in _OF_BACKEND[options.backend]}
+    used = _OF_BACKEND[options.backend]
+    if options.backend == "vit" and options.resize != "omnimotion":
+        used = tuple(key for key in used if key != "short_side")
+    return {"backend": options.backend} | {key: value[key] for key in used}
+
+
+def _without(value: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+    """``value`` without what paths such as ``model.nvp`` name, new where anything is left out."""
+    for path in paths:
+        key, _, rest = path.partition(".")
+        if rest and key in value:
+            value = value | {key: _without(value[key], [rest])}
+        else:
+            value = {name: item for name, item in value.items() if name != key}
+    return value
 
 
 def pairs(options: PairOptions) -> dict[str, Any]:
@@ -70,8 +110,11 @@ def sparse(preset: Preset, source: str) -> dict[str, Any]:
     """The part of a preset that a sparse source depends on, itself a valid preset."""
     options = preset.sparse.model_dump(mode="json")
     value = {"sparse": {"sources": [source], "per_pair": options["per_pair"]}}
+    if source in ("cotracker", "tracks"):
+        value["matches"] = {"budget_mb": preset.matches.budget_mb}
     if source == "cotracker":
-        return _header(preset) | value | {"cotracker": preset.cotracker.model_dump(mode="json")}
+        unread = () if preset.cotracker.cycle_check else ("cycle_threshold",)
+        return _header(preset) | value | {"cotracker": _without(preset.cotracker.model_dump(mode="json"), unread)}
     value["sparse"][source] = options[source]
     if source == "mutual":
         value["sparse"][source] = options[source] | {"features": features(preset.sparse.mutual.features)}
@@ -81,63 +124,100 @@ def sparse(preset: Preset, source: str) -> dict[str, Any]:
 
 def masks_depth(preset: Preset) -> bool:
     """Whether the outlier mask of a depth prior decides which pixels may be matched."""
-    return preset.matches.depth_mask and preset.depth.backend != "none"
+    return (preset.uses_flow or reads_mutual(preset)) and preset.matches.depth_mask and preset.depth.backend != "none"
+
+
+def reads_mutual(preset: Preset) -> bool:
+    """Whether the source mutual makes matches."""
+    return preset.tracker == "optimize" and "mutual" in preset.sparse.sources
 
 
 def matches(preset: Preset) -> dict[str, Any]:
     """What the filter and the reservoir depend on besides the files they read: options of both, valid as they are."""
-    value = preset.matches.model_dump(mode="json")
-    if not preset.matches.chain:
-        value = {key: item for key, item in value.items() if not key.startswith("chain_")}
+    unread = [] if preset.matches.chain else ["chain_appearance", "chain_colour"]
+    if not preset.uses_features:
+        unread += ["appearance_threshold", "appearance_gap", "chain_appearance"]
     if preset.flow.backend != "processed":
-        del value["stored_masks"]
+        unread.append("stored_masks")
     if not masks_depth(preset):
-        del value["depth_mask"]
-    return {"matches": value, "appearance_threshold": preset.sparse.appearance_threshold}
+        unread.append("depth_mask")
+    value = _without(preset.matches.model_dump(mode="json"), unread) if preset.uses_flow else {}
+    checked = preset.sparse.sources and preset.uses_features
+    return {"matches": value, "appearance_threshold": preset.sparse.appearance_threshold if checked else None}
 
 
 def optimize(preset: Preset) -> dict[str, Any]:
     """The part of an optimising preset that its model depends on, itself a valid preset."""
-    value = {
-        key: item for key, item in preset.optimize.model_dump(mode="json").items() if key not in _RUNTIME["optimize"]
-    }
-    if preset.optimize.early_stop is not None:  # it counts rows of the log
-        value["log_every"] = preset.optimize.log_every
-    model = preset.model.model_dump(mode="json")
-    if preset.model.kind == "planes":
-        model = {key: item for key, item in model.items() if key not in ("nvp", "field", "cadex")}
-        unused = (*_OF_RAYS, *_OF_CADEX)
-    elif preset.model.kind == "cadex":
-        model = {key: item for key, item in model.items() if key in _CADEX_MODEL or key.startswith("plane_")}
-        unused = (*(key for key in _OF_RAYS if key != "decay"), *_OF_PLANES)
-    else:
-        model = {key: model[key] for key in ("kind", "nvp", "field")}
-        unused = (*_OF_PLANES, *_OF_CADEX)
-    value = {key: item for key, item in value.items() if key not in unused}
-    if "cadex" in model:
-        model["cadex"] = {key: item for key, item in model["cadex"].items() if key not in _RUNTIME["cadex"]}
-    return _header(preset) | {"model": model, "optimize": value}
+    kind, field, options = preset.model.kind, preset.model.field, preset.optimize
+    unread = [f"optimize.{key}" for key in _RUNTIME["optimize"]] + [f"model.cadex.{key}" for key in _RUNTIME["cadex"]]
+    if options.early_stop is not None:  # it counts rows of the log
+        unread.remove("optimize.log_every")
+    if options.decay == "steps" and kind != "planes":
+        unread += ["optimize.warmup", "optimize.final_rate"]
+    if preset.model.cadex.camera != "pinhole":
+        unread.append("model.cadex.fov")
+    hashed = kind == "field" and field.network == "hash"
+    if hashed:
+        unread += ["model.field.hidden", "model.field.layers"]
+    if not hashed and preset.model.nvp.code != "hash":
+        unread.append("model.field.tiny_cuda_nn")
+    value = preset.model_dump(mode="json", include={"model", "optimize"})
+    if kind in ("field", "pixels"):
+        value["model"] = {key: value["model"][key] for key in _OF_RAYS}
+    return _header(preset) | _without(value, [*unread, *_UNREAD[kind]])
 
 
 def tracks(preset: Preset) -> dict[str, Any]:
     """The part of a preset that its read-out depends on, besides the files it reads; itself a valid preset."""
-    chain, readout = preset.chain.model_dump(mode="json"), preset.readout.model_dump(mode="json")
-    if preset.tracker == "chain":
-        return _header(preset) | {"chain": {"cycle_threshold": chain["cycle_threshold"]}}
-    if preset.tracker == "chain-multi":
-        return _header(preset) | {"chain": chain, "readout": readout}
     if preset.tracker == "cotracker":
         used = ("model", "weights", "points_at_once", "visibility")
         return _header(preset) | {"cotracker": {key: preset.cotracker.model_dump(mode="json")[key] for key in used}}
     if is_pips(preset):
         return _header(preset) | {"pips": preset.pips.model_dump(mode="json", exclude={"memory_gib"})}
-    return _header(preset) | {"readout": readout} | ({"chain": chain} if preset.readout.fuse else {})
+    chain = _without(preset.chain.model_dump(mode="json"), () if preset.uses_features else _BY_LOOKS)
+    if preset.tracker == "chain":
+        return _header(preset) | {"chain": {"cycle_threshold": chain["cycle_threshold"]}}
+    readout = preset.readout.model_dump(mode="json")
+    own = {key: readout[key] for key in _READOUT[preset.model.kind]} | {"fuse": preset.readout.fuse}
+    walk = _without(readout, ["fuse", *(key for keys in _READOUT.values() for key in keys)])
+    if preset.tracker == "chain-multi":
+        return _header(preset) | {"chain": chain, "readout": walk}
+    return _header(preset) | ({"chain": chain, "readout": own | walk} if preset.readout.fuse else {"readout": own})
 
 
 def reported(preset: Preset) -> dict[str, Any]:
-    """What the report says of a preset; itself a valid preset."""
-    value = preset.model_dump(mode="json")
-    return {**value, "flow": flow(preset.flow), "optimize": optimize(preset)["optimize"]}
+    """What the report says of a preset, its description and the weights that it uses; itself a valid preset."""
+    value: dict[str, Any] = {"description": preset.description, "tracker": preset.tracker}
+    if preset.tracker == "cotracker":
+        return value | {"cotracker": {"weights": preset.cotracker.weights_or_default}}
+    if is_pips(preset):
+        return value | {"pips": {"weights": preset.pips.weights}}
+    value["flow"] = _named(preset.flow.backend, preset.flow.weights if preset.flow.backend == "raft" else None)
+    value["features"] = _named(*_weights(preset.features)) if preset.uses_features else {"backend": "none"}
+    if preset.tracker != "optimize":
+        return value
+    sources, sparse_ = preset.sparse.sources, preset.sparse
+    value["sparse"] = {"sources": sources}
+    if preset.uses_features and not preset.uses_flow:
+        value["sparse"]["appearance_threshold"] = sparse_.appearance_threshold
+    if "mutual" in sources:
+        value["sparse"]["mutual"] = {"features": _named(*_weights(sparse_.mutual.features))}
+    if "xfeat" in sources:
+        value["sparse"]["xfeat"] = {"weights": sparse_.xfeat.weights}
+    if "cotracker" in sources:
+        value["cotracker"] = {"weights": preset.cotracker.weights_or_default}
+    if masks_depth(preset) or preset.model.kind in WITH_PRIOR:
+        value["depth"] = _named(*_weights(preset.depth))
+    return value | {"model": {"kind": preset.model.kind}, "readout": {"fuse": preset.flow.backend != "none"}}
+
+
+def _weights(options: FeatureOptions | DepthOptions) -> tuple[str, str | None]:
+    """The back-end and its weights, by their name also where the default is meant; None where it reads none."""
+    return options.backend, options.weights_or_default if "weights" in _OF_BACKEND[options.backend] else None
+
+
+def _named(backend: str, weights: str | None) -> dict[str, Any]:
+    return {"backend": backend} | ({"weights": weights} if weights else {})
 
 
 def runtime(presets: dict[str, Preset]) -> dict[str, Any]:
@@ -194,7 +274,8 @@ def sparse_key(preset: Preset, source: str) -> str:
 
 def matches_key(preset: Preset) -> str:
     """As :func:`flow_key`, of the matches table and all that it is made from."""
-    made_from = [flow(preset.flow), features(preset.features), matches(preset)]
+    made_from = [flow(preset.flow) if preset.uses_flow else None]
+    made_from += [features(preset.features) if preset.uses_features else None, matches(preset)]
     made_from += [depth(preset.depth) if masks_depth(preset) else None]
     made_from += [sparse(preset, source) for source in preset.sparse.sources]
     name = preset.flow.backend if preset.flow.backend != "none" else preset.sparse.sources[0]

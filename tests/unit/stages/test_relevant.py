@@ -77,7 +77,7 @@ def test_a_key_is_the_backend_and_six_hex_digits():
         ({"depth": {"value": 3}}, True),
         ({"sparse": {"sources": ["xfeat"]}}, False),
         ({"sparse": {"xfeat": {"points": 7}}}, True),
-        ({"sparse": {"appearance_threshold": 0.1}}, False),
+        ({"sparse": {"appearance_threshold": 0.1}}, True),  # of sparse rows, of which there are none
         ({"cotracker": {"grid": 9}}, True),
     ],
 )
@@ -98,7 +98,10 @@ SPARSE = {"sparse": {"sources": ["mutual", "xfeat", "cotracker"]}, "depth": {"ba
         ("xfeat", {"depth": {"value": 3}}, True),
         ("xfeat", {"flow": {"iterations": 3}}, True),
         ("mutual", {"sparse": {"mutual": {"gap": 3}}}, False),
-        ("mutual", {"sparse": {"mutual": {"features": {"short_side": 3}}}}, False),
+        ("mutual", {"sparse": {"mutual": {"features": {"short_side": 3}}}}, True),  # of the other way to resize
+        ("mutual", {"sparse": {"mutual": {"features": {"resize": "omnimotion"}}}}, False),
+        ("cotracker", {"matches": {"budget_mb": 9}}, False),
+        ("xfeat", {"matches": {"budget_mb": 9}}, True),
         ("mutual", {"sparse": {"mutual": {"features": {"folder": "x"}}}}, True),  # of processed
         ("mutual", {"depth": {"value": 3}}, False),
         ("mutual", {"features": {"backend": "none"}}, True),
