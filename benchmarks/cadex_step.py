@@ -21,7 +21,6 @@ one on the batch it was given. Columns: see :mod:`step`.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import statistics
 import sys
 import time
@@ -29,11 +28,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from measuring import AGREE, GIB, Measured, Rates, described, hardware, measure, off, rates_of
+from problem import problem, with_long_range
 from published_cadex_step import Given, PublishedModel, PublishedStep
-from step import AGREE, hardware, line, measure, off, problem, roofline
 from torch import Tensor
 
-from everypoint.artifacts.matches import LONG_RANGE, Matches
+from everypoint.artifacts.matches import Matches
 from everypoint.config.presets import load_preset
 from everypoint.models.cadex import CadexModel
 from everypoint.optimize.cadex_trainer import CadexTrainer
@@ -45,18 +45,12 @@ AT = 0.5  # share of the run
 VARIANTS = ("cadex", "cadex-nomatch")
 
 
-def with_long_range(matches: Matches, gap: int = 10) -> Matches:
-    """The table with a third of the rows of distant pairs marked as long-range matches."""
-    distant = np.abs(np.diff(matches.pairs, axis=1))[:, 0][matches.rows_pair] >= gap
-    marked = distant & (np.arange(len(matches)) % 3 == 0)
-    return dataclasses.replace(matches, flags=np.where(marked, LONG_RANGE, matches.flags).astype(np.uint8))
-
-
 def trainer_of(
-    variant: str, matches: Matches, device: str, sampler: dict[str, Any], kernel: str = "torch"
+    variant: str, matches: Matches, device: str, sampler: dict[str, Any], kernel: str = "torch", capture: str = "off"
 ) -> CadexTrainer:
     """The trainer of a preset on a depth prior between 2 and 6."""
-    chosen = load_preset(variant, {variant: {"model": {"cadex": {"kernel": kernel}}, "optimize": {"cadex": sampler}}})
+    changes = {"model": {"cadex": {"kernel": kernel}}, "optimize": {"cadex": sampler, "capture": capture}}
+    chosen = load_preset(variant, {variant: changes})
     random = np.random.default_rng(0)
     prior = random.uniform(2, 6, (matches.frames, *(max(side // 4, 1) for side in matches.size)))
     trainer = prepare(matches, chosen, device, 0, None, (prior, np.ones(prior.shape, bool)))
@@ -164,7 +158,17 @@ def disagreement(trainer: CadexTrainer, literal: PublishedStep, step: int) -> tu
     return losses, gradients
 
 
-def compare(variant: str, matches: Matches, reachable: float, arguments: argparse.Namespace) -> float:
+def line(variant: str, who: str, found: Measured, points: int, rates: Rates, ratio: str) -> str:
+    """One line of the table."""
+    wall, processor = statistics.median(found.wall), statistics.median(found.processor)
+    rate = found.flop / wall
+    cells = f"{1e3 * wall:.0f} | {1e3 * processor:.0f} | {points / wall:,.0f} | {found.flop / 1e12:.3f} | "
+    cells += f"{rate / 1e12:.3f} ({100 * rate / rates.products:.0f} %) | "
+    cells += f"{1e3 * found.roofline:.1f} ({100 * found.roofline / wall:.0f} %) | {found.peak / GIB:.2f}"
+    return f"| {variant} | {who} | {cells} | {ratio} |"
+
+
+def compare(variant: str, matches: Matches, rates: Rates, arguments: argparse.Namespace) -> float:
     """Print the lines of one variant; the largest relative difference of a loss in float64."""
     sampler = {name: value for name in ("pairs", "points") if (value := getattr(arguments, name))}
     notes, worst = [], 0.0
@@ -184,14 +188,14 @@ def compare(variant: str, matches: Matches, reachable: float, arguments: argpars
     _, _, given, given_long = batches(trainer, start)
     at = start / trainer.options.steps * CADEX_STEPS
     work = {"literal": lambda _: literal.step(given, given_long, at), "ours": lambda k: trainer.step(start + k)}
-    measured = measure(work, arguments.device, arguments.repeats)
+    measured = measure(work, arguments.device, arguments.repeats, rates)
     points = trainer.sampler.options.pairs * trainer.sampler.options.points
     wall, processor = (
         statistics.median(a / b for a, b in zip(*(getattr(found, clock) for found in measured.values()), strict=True))
         for clock in ("wall", "processor")
     )
-    print(line(variant, "literal", measured["literal"], points, reachable, ""))
-    print(line(variant, "ours", measured["ours"], points, reachable, f"{wall:.2f} ({processor:.2f})"))
+    print(line(variant, "literal", measured["literal"], points, rates, ""))
+    print(line(variant, "ours", measured["ours"], points, rates, f"{wall:.2f} ({processor:.2f})"))
     print("\n".join(f"<!-- {variant}, relative differences, {note} -->" for note in notes), flush=True)
     return worst
 
@@ -217,12 +221,12 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     matches = with_long_range(problem(arguments.frames, tuple(arguments.size))[1])
-    reachable = roofline(arguments.device)
+    rates = rates_of(arguments.device)
     print(f"{time.strftime('%Y-%m-%d')}, {hardware(arguments.device)}, {arguments.repeats} repeats; ", end="")
-    print(f"matrix products: {reachable / 1e12:.3f} TFLOP/s\n")
-    print("| variant | step | ms | CPU ms | points/s | TFLOP | TFLOP/s (of roofline) | peak GiB | times faster (CPU) |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    worst = max(compare(variant, matches, reachable, arguments) for variant in arguments.variants)
+    print(f"{described(rates)}\n")
+    columns = "| variant | step | ms | CPU ms | points/s | TFLOP | TFLOP/s (of products) | roofline ms (share) | "
+    print(f"{columns}peak GiB | times faster (CPU) |\n" + "|---" * 10 + "|")
+    worst = max(compare(variant, matches, rates, arguments) for variant in arguments.variants)
     if worst > AGREE:
         sys.exit(f"losses differ from the literal step's by up to {worst:.1e} (allowed: {AGREE:g})")
 

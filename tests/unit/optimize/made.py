@@ -115,11 +115,11 @@ def _started() -> tuple[Matches, WarmStart]:
     return matches, warm_start(matches, 0)
 
 
-def trainer(preset: Preset | None = None, seed: int = 0) -> PlanesTrainer:
+def trainer(preset: Preset | None = None, seed: int = 0, device: str = "cpu") -> PlanesTrainer:
     """Ready for step 0 on the same matches every time; their warm start is computed once."""
     matches, start = _started()
     with mock.patch.object(run, "warm_start", return_value=start):
-        return run.prepare(matches, preset or tiny_preset(), "cpu", seed)
+        return run.prepare(matches, preset or tiny_preset(), device, seed)
 
 
 def same_state(first: dict, second: dict) -> bool:

@@ -18,7 +18,7 @@ import torch
 from everypoint.config.presets import load_preset
 from everypoint.optimize.run import prepare
 from everypoint.optimize.trainer import Trainer
-from tests.unit.optimize.made import SIZE, camera_matches, with_long_range
+from tests.unit.optimize.made import SIZE, camera_matches, tiny_preset, with_long_range
 from tests.unit.optimize.made import trainer as planes_trainer
 from tests.unit.optimize.test_loop import Waiting
 
@@ -44,18 +44,17 @@ PLANES = {"blocks": 3, "plane_resolutions": (4, 8), "plane_channels": 4, "time_c
 CADEX = {"pairs": 3, "points": 16, "long_points": 8, "start_frames": 2, "grow_frames": 2}
 
 
-def trainer_of(variant: str) -> Trainer:
+def trainer_of(variant: str, device: str = "cpu", **optimize) -> Trainer:
     """A small one, whose error tables are refreshed and whose sweeps and frozen codes come within ``STEPS``."""
     if variant == "planes":
-        return planes_trainer()
+        return planes_trainer(tiny_preset(**optimize), device=device)
     if variant.startswith("cadex"):
-        changes = {"model": PLANES, "optimize": {"steps": STEPS, "cadex": CADEX}}
-        return prepare(with_long_range(camera_matches(FRAMES)), load_preset(variant, {variant: changes}), "cpu", 0)
-    changes = VARIANTS[variant]
-    changes["model"]["field"] = {"hidden": 16, "layers": 2, "samples": 6}
-    changes["optimize"] = {"steps": STEPS, "rays": RAYS}
+        changes = {"model": PLANES, "optimize": {"steps": STEPS, "cadex": CADEX} | optimize}
+        return prepare(with_long_range(camera_matches(FRAMES)), load_preset(variant, {variant: changes}), device, 0)
+    changes = {"model": VARIANTS[variant]["model"] | {"field": {"hidden": 16, "layers": 2, "samples": 6}}}
+    changes["optimize"] = {"steps": STEPS, "rays": RAYS} | optimize
     images = np.random.default_rng(0).integers(0, 255, (FRAMES, *SIZE, 3), np.uint8)
-    return prepare(camera_matches(FRAMES), load_preset(variant, {variant: changes}), "cpu", 0, images)
+    return prepare(camera_matches(FRAMES), load_preset(variant, {variant: changes}), device, 0, images)
 
 
 @contextlib.contextmanager
