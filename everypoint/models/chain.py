@@ -14,8 +14,10 @@ of their weights.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -144,15 +146,15 @@ def _columns(columns: list[Tensor]) -> Tensor:
 
 
 def _mixed(table: Tensor, rows: Tensor, weights: list[Tensor]) -> Tensor:
-    """Weighted sums [n, width] of rows [n, corners]."""
-    return F.embedding_bag(rows, table, mode="sum", per_sample_weights=_columns(weights))
+    """Weighted sums [n, width] of rows [n, k]; detached, so that torch notes nothing for a gradient of its own."""
+    return F.embedding_bag(rows, table.detach(), mode="sum", per_sample_weights=_columns(weights))
 
 
 def _add_rows(into: Tensor, values: Tensor, rows: list[Tensor], weights: list[Tensor]) -> None:
     """Add ``values`` [n, width] times each of the weights [n] to the rows int32 [n] of ``into`` [rows, width].
 
-    On a CPU the additions are sorted by their row first: each row is then one weighted sum of values, which is read
-    from the cache and written once. The order within a row is that of the points, whatever the number of threads.
+    On a CPU the additions are sorted by their row first: each row is then one weighted sum of values, which are read
+    from the cache, and is written once. Within a row they keep their order, whatever the number of threads.
     """
     if values.device.type != "cpu":
         scaled = torch.empty_like(values)
@@ -163,14 +165,16 @@ def _add_rows(into: Tensor, values: Tensor, rows: list[Tensor], weights: list[Te
     kind = torch.int16 if len(into) <= torch.iinfo(torch.int16).max else torch.int32
     order = every.to(kind).sort(stable=True).indices
     counts = torch.bincount(every, minlength=len(into))
-    point = torch.arange(len(values), dtype=torch.int32).repeat(len(rows)).index_select(0, order)
-    into += F.embedding_bag(
-        point,
-        values,
-        (counts.cumsum(0) - counts).int(),
-        mode="sum",
-        per_sample_weights=torch.cat(weights).index_select(0, order),
-    )
+    point = torch.from_numpy(_repeated(len(values), len(rows))).index_select(0, order)
+    weight = torch.cat(weights).index_select(0, order)
+    starts = (counts.cumsum(0) - counts).int()
+    into += F.embedding_bag(point, values, starts, mode="sum", per_sample_weights=weight)
+
+
+@functools.lru_cache(maxsize=4)
+def _repeated(count: int, times: int) -> np.ndarray:
+    """0 ... count - 1, again and again, int32 [times count]."""
+    return np.tile(np.arange(count, dtype=np.int32), times)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -185,8 +189,8 @@ def _stop(
     rows = _columns([*_corners(cells, route.resolutions), (frame + nodes(route)).int()])
     hidden = F.leaky_relu_(_mixed(block.table, rows, [*_weights(cells), torch.ones_like(cells.tanh[0])]), SLOPE)
     second = F.leaky_relu_(_linear(hidden, block.middle, block.middle_bias), SLOPE)
-    share = torch.addmm(block.last_bias[:, None], block.last, second.t()).sigmoid_().to(value.dtype)
-    after = monotone.evaluate(monotone.pieces(value, share, route.guard, inverse=inverse))
+    share = torch.addmm(block.last_bias[:, None], block.last, second.t()).sigmoid_()
+    after = monotone.evaluate(monotone.pieces(value, share.to(value.dtype), route.guard, inverse=inverse))
     return after, _Saved(value, cells, hidden, second, share)
 
 
@@ -194,9 +198,8 @@ def _stop_back(
     grad: Tensor, saved: _Saved, block: BlockWeights, into: BlockWeights, frame: Tensor, route: Route, *, inverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients [n] of the coordinate and of both kept ones; those of the weights are added to ``into``."""
-    at = monotone.pieces(saved.value, saved.share, route.guard, inverse=inverse)
-    of_value, raw = monotone.gradients(at, grad, saved.share, route.guard, inverse=inverse)
-    raw = raw.to(block.last.dtype)  # [10, n]
+    at = monotone.pieces(saved.value.to(grad.dtype), saved.share, route.guard, inverse=inverse)
+    of_value, raw = monotone.gradients(at, grad, saved.share, route.guard, inverse=inverse)  # [n], [10, n]
     into.last.addmm_(raw, saved.second)
     into.last_bias.add_(raw.sum(1))
     leaky = torch.ops.aten.leaky_relu_backward
@@ -212,7 +215,7 @@ def _stop_back(
     rows, of_kept = _columns(corners), []
     for tanh, slopes in zip(cells.tanh, _slopes(cells, route.resolutions), strict=True):
         along = _mixed(block.table, rows, slopes).mul_(of_hidden).sum(1)
-        of_kept.append(along.mul_(1 - tanh * tanh).to(grad.dtype))
+        of_kept.append(along.mul_(1 - tanh * tanh))
     return of_value, *of_kept
 
 
@@ -250,7 +253,8 @@ class _Chain(torch.autograd.Function):
         points, frames, *flat = ctx.saved_tensors
         route, blocks = ctx.route, grouped(flat)
         into = grouped([torch.zeros_like(tensor) for tensor in flat])
-        of_points, grad = torch.empty_like(points), grad.contiguous()
+        of_points = torch.empty_like(points)
+        grad = grad.to(blocks[0].table.dtype).contiguous()  # what the networks' gradients cannot hold is not computed
         for columns, saved in zip(_parts(points), ctx.saved, strict=True):
             coordinates = list(grad[:, columns].unbind(0))
             for stop, kept in zip(reversed(route.stops), reversed(saved), strict=True):
@@ -262,7 +266,7 @@ class _Chain(torch.autograd.Function):
                 coordinates[stop.axis] = of_value
                 for axis, part in zip((axis for axis in range(3) if axis != stop.axis), of_kept, strict=True):
                     coordinates[axis] = coordinates[axis] + part
-            torch.stack(coordinates, out=of_points[:, columns])
+            of_points[:, columns] = torch.stack(coordinates)
         return None, of_points, None, *(tensor for block in into for tensor in block)
 
 
