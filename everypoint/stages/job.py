@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
+import hashlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from everypoint import __version__
 from everypoint.artifacts import atomic
 from everypoint.errors import EverypointError
 from everypoint.stages import devices, slurm
+from everypoint.stages.locks import take, wait_for
 from everypoint.stages.slurm import TRY_AGAIN
 
 logger = logging.getLogger(__name__)
@@ -33,25 +35,33 @@ def run(snakemake: Any, stage: Callable[..., None], **arguments: Any) -> None:
     """
     log = Path(str(snakemake.log[0]))
     name = f"{snakemake.wildcards.get('video', 'all videos')}, {snakemake.rule}"
-    _start(log, name, dict(snakemake.config.get("runtime", {})))
+    made = [Path(str(path)) for path in snakemake.output]
+    with _alone(log, name, _fingerprint(snakemake)) as waited:
+        _start(log, name, dict(snakemake.config.get("runtime", {})))
+        if waited and all(path.exists() for path in made):
+            logger.info("done by the process that this one has waited for")
+            return
+        _call(stage, arguments, log, name, snakemake.rule)
+        logger.info("done")
+
+
+def _call(stage: Callable[..., None], arguments: dict[str, Any], log: Path, name: str, rule: str) -> None:
+    """The stage itself; ends the process when it fails."""
     try:
         with slurm.back_into_the_queue():
             stage(**arguments)
     except EverypointError as error:
         logger.error("%s", error)
         logger.debug("where it was raised", exc_info=error)
-        _fail(log, name, snakemake.rule, str(error))
+        _fail(log, name, rule, str(error))
     except Exception as error:  # the last stop of a job: a defect is logged in full and told in one line
         logger.exception("a defect of everypoint, please report it with this log")
-        _fail(log, name, snakemake.rule, f"a defect of everypoint ({type(error).__name__}: {_one_line(error)}).")
-    logger.info("done")
+        _fail(log, name, rule, f"a defect of everypoint ({type(error).__name__}: {_one_line(error)}).")
 
 
 def _start(log: Path, name: str, runtime: dict[str, Any]) -> None:
     """Open the log, forget the last failure, and apply what the job needs but does not depend on."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(log, mode="a", encoding="utf-8")
-    _lock(handler.stream, log, name)
+    handler = logging.FileHandler(log, mode="w", encoding="utf-8")
     logging.basicConfig(
         level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
@@ -65,25 +75,38 @@ def _start(log: Path, name: str, runtime: dict[str, Any]) -> None:
         os.environ["EVERYPOINT_ASSETS"] = str(runtime["assets"])
 
 
-def _lock(file: TextIO, log: Path, name: str) -> None:
-    """Lock and empty the log for as long as this process lives; ends the process when another one holds it.
+@contextlib.contextmanager
+def _alone(log: Path, name: str, fingerprint: str) -> Iterator[bool]:
+    """Be the only process at work on this stage; ends the process when there is another one.
 
     When Snakemake alone is killed, its jobs live on; started again it would put a second writer beside the first. Under
-    SLURM, where to be tried again costs a turn in the queue, this process waits for the other one.
+    SLURM, where to be tried again costs a turn in the queue, this process waits for the other one, and the value is
+    whether that one did the same. The lock is no log: Snakemake removes logs, open or not, before it starts a job.
     """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    path = log.with_name(f".{log.stem}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file, waited = take(path), False
+    if file is None:
         sentence = f"another process is still at work on this, see {log}"
-        if slurm.is_job():
-            print(f"\n{name}: {sentence}; waiting for it.", file=sys.stderr, flush=True)  # noqa: T201 - as in _fail
-            fcntl.flock(file, fcntl.LOCK_EX)
-        else:
-            print(f"\n{name}: {sentence}; wait for it or stop it, then run again.", file=sys.stderr)  # noqa: T201
+        if not slurm.is_job():
+            print(f"\n{name}: {sentence}; wait for it or stop it, then run again.", file=sys.stderr)  # noqa: T201 - as in _fail
             sys.exit(TRY_AGAIN)
-    except OSError as error:  # a file system without locks
-        logger.debug("no lock on %s: %s", log, error)
-    file.truncate(0)
+        print(f"\n{name}: {sentence}; waiting for it.", file=sys.stderr, flush=True)  # noqa: T201
+        waited = path.exists() and path.read_text() == fingerprint
+        file = wait_for(path)
+    try:
+        os.truncate(file, 0)
+        os.pwrite(file, fingerprint.encode(), 0)
+        yield waited
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(file)
+
+
+def _fingerprint(snakemake: Any) -> str:
+    """Of what a job makes and from what: its parameters, and path, size and time of each input."""
+    inputs = [(str(path), os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in snakemake.input]
+    return hashlib.sha256(repr([list(snakemake.params.items()), inputs]).encode()).hexdigest()
 
 
 def _fail(log: Path, name: str, rule: str, sentence: str) -> None:

@@ -101,18 +101,16 @@ class SlurmWorkflow(Workflow):
 
     def submissions(self, job: str) -> list[str]:
         """SLURM's numbers of a job, as ``optimize alpha cpu``, one a try, first to last."""
-        ids: dict[str, list[str]] = {}
         names: dict[str, str] = {}
-        rule, wildcards = "", ""
+        ids: dict[str, list[str]] = {}
+        rule, number = "", ""
         for line in self.output.splitlines():
             if match := STARTED.match(line):
-                rule, wildcards = match[1], ""
+                rule = match[1]
             elif match := re.match(r"^    jobid: (\d+)$", line):
                 number = match[1]
-                names[number] = rule
             elif match := WILDCARDS.match(line):
-                wildcards = " ".join(part.split("=")[1] for part in match[1].split(", "))
-                names[number] = f"{rule} {wildcards}"
+                names[number] = " ".join([rule, *(part.split("=")[1] for part in match[1].split(", "))])
             elif match := SUBMITTED.match(line):
                 ids.setdefault(match[1], []).append(match[2])
         return [found for number, tries in ids.items() if names.get(number) == job for found in tries]
@@ -141,9 +139,11 @@ class SlurmWorkflow(Workflow):
 
     def resumed_after(self, video: str) -> int:
         """The step that the last try of an optimisation began with."""
-        log = (self.results / video / "logs" / "optimize.cpu.log").read_text()
-        found = re.search(r"resumed after step (\d+)", log)
-        return int(found[1]) if found else 0
+        log = self.results / video / "logs" / "optimize.cpu.log"  # Snakemake removes it before each try
+        with contextlib.suppress(FileNotFoundError):
+            if found := re.search(r"resumed after step (\d+)", log.read_text()):
+                return int(found[1])
+        return 0
 
     def place(self, video: str, log: str) -> tuple[str, str, str]:
         """Number, node and GPUs of a job, as its log has them."""

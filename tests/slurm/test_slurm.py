@@ -93,6 +93,7 @@ def storm(workspace, prepared, expected):
 
     folder.until(strike, "the optimisations to be at work")
     folder.first = folder.wait()
+    folder.tries = {job: folder.submissions(job) for job in sorted(set(folder.first.jobs))}
     return folder
 
 
@@ -116,7 +117,7 @@ def test_only_the_disturbed_stage_is_done_again(storm):
     assert jobs["optimize gamma cpu"] == 1
     others = {job: count for job, count in jobs.items() if not job.startswith("optimize") and "text" not in job}
     assert others == {f"tracks {video} cpu": 1 for video in VIDEOS}
-    (number,) = storm.submissions("optimize gamma cpu")
+    (number,) = storm.tries["optimize gamma cpu"]
     assert "Restarts=1" in storm.cluster.call("scontrol", "show", "job", number)
 
 
@@ -131,14 +132,14 @@ def test_a_job_that_is_killed_goes_on_from_its_last_checkpoint(storm):
 
 def test_a_job_that_always_fails_is_tried_three_times_and_stops_no_other(storm):
     assert storm.first.code == 1
-    assert len(storm.submissions("frames text")) == 3  # and the profile's two retries
+    assert len(storm.tries["frames text"]) == 3, storm.told()  # and the profile's two retries
     assert "text, frames: " in storm.told()
     assert "text" in (storm.results / "report.html").read_text()
 
 
 def test_on_the_cpu_nothing_asks_for_a_gpu(storm):
     for video in VIDEOS:
-        (number, *_) = storm.submissions(f"tracks {video} cpu")
+        (number,) = storm.tries[f"tracks {video} cpu"]
         shown = storm.cluster.call("scontrol", "show", "job", number)
         assert "gpu:" not in shown
         assert "Partition=cpu" in shown
@@ -206,6 +207,8 @@ def test_the_driver_dies_and_its_job_lives_on(alone, expected):
     assert alone.submissions("optimize alpha cpu") == [new]
     assert sha256(alone.tracks("alpha", "cpu")) == expected["alpha"]
     assert {state for job, state, *_ in alone.cluster.all_jobs() if job in (old, new)} == {"COMPLETED"}
+    log = (alone.results / "alpha" / "logs" / "optimize.cpu.log").read_text()
+    assert "done by the process that this one has waited for" in log
 
 
 def test_interrupt_cancels_and_terminate_lets_finish(alone, expected):

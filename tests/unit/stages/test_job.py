@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,8 +17,16 @@ from everypoint.stages import job
 
 @pytest.fixture
 def snakemake(tmp_path):
+    source = tmp_path / "clip.mp4"
+    source.write_text("a clip")
     yield SimpleNamespace(
-        log=[str(tmp_path / "logs" / "frames.log")], rule="frames", wildcards={"video": "clip"}, config={}
+        input=[str(source)],
+        output=[str(tmp_path / "frames.npy")],
+        params={"version": 1},
+        log=[str(tmp_path / "logs" / "frames.log")],
+        rule="frames",
+        wildcards={"video": "clip"},
+        config={},
     )
     logging.captureWarnings(False)
     for handler in logging.getLogger().handlers[:]:
@@ -62,19 +71,74 @@ def test_a_defect_keeps_its_traceback_in_the_log_only(snakemake, capfd):
     assert "Traceback" in log_of(snakemake)
 
 
-def test_a_second_writer_is_refused(snakemake, capfd):
-    os.makedirs(os.path.dirname(snakemake.log[0]))
-    with open(snakemake.log[0], "a") as file:
-        file.write("of the first")
-        file.flush()
+@pytest.fixture
+def other(snakemake):
+    """Another process that is at the same stage of the same video, as far as can be seen; ``close`` ends it."""
+    path = lock_of(snakemake)
+    path.parent.mkdir()
+    path.write_text(job._fingerprint(snakemake))
+    with open(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(SystemExit) as end:
-            job.run(snakemake, lambda: pytest.fail("it ran"))
+        yield file
+
+
+def lock_of(snakemake) -> Path:
+    return Path(snakemake.log[0]).with_name(".frames.lock")
+
+
+def test_a_second_writer_is_refused(snakemake, other, capfd):
+    with pytest.raises(SystemExit) as end:
+        job.run(snakemake, lambda: pytest.fail("it ran"))
     assert end.value.code == job.TRY_AGAIN
     assert "another process is still at work on this" in capfd.readouterr().err
-    assert log_of(snakemake) == "of the first"
+    assert not Path(snakemake.log[0]).exists()
+    other.close()
     job.run(snakemake, lambda: None)  # the lock ended with its holder
-    assert "of the first" not in log_of(snakemake)
+    assert log_of(snakemake)
+    assert not lock_of(snakemake).exists()
+
+
+def test_snakemake_may_remove_the_log_of_a_job_at_work(snakemake, other):
+    Path(snakemake.log[0]).write_text("of the first")
+    Path(snakemake.log[0]).unlink()
+    with pytest.raises(SystemExit) as end:
+        job.run(snakemake, lambda: pytest.fail("it ran"))
+    assert end.value.code == job.TRY_AGAIN
+
+
+def waiting(snakemake, other, monkeypatch, finished: bool) -> list[str]:
+    """What a second writer does under SLURM when the first one ends, having finished or not."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+
+    def wait_for(path):
+        if finished:
+            Path(snakemake.output[0]).write_text("of the first")
+        other.close()
+        return wait(path)
+
+    wait = job.wait_for
+    monkeypatch.setattr(job, "wait_for", wait_for)
+    ran = []
+    job.run(snakemake, lambda: ran.append("again"))
+    return ran
+
+
+def test_under_slurm_it_waits_and_does_nothing_twice(snakemake, other, monkeypatch):
+    assert waiting(snakemake, other, monkeypatch, finished=True) == []
+    assert "done by the process that this one has waited for" in log_of(snakemake)
+
+
+def test_under_slurm_it_goes_on_when_the_first_did_not_finish(snakemake, other, monkeypatch):
+    assert waiting(snakemake, other, monkeypatch, finished=False) == ["again"]
+
+
+@pytest.mark.parametrize("change", ["params", "input"])
+def test_under_slurm_it_runs_when_the_first_made_something_else(snakemake, other, monkeypatch, change):
+    if change == "params":
+        snakemake.params = {"version": 2}
+    else:
+        Path(snakemake.input[0]).write_text("another clip")
+    assert waiting(snakemake, other, monkeypatch, finished=True) == ["again"]
 
 
 def test_the_assets_folder_reaches_the_stage(snakemake, monkeypatch):
