@@ -181,6 +181,11 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return product(x, weight, bias) if fast(x) else F.linear(x, weight, bias)
 
 
+def _leaky_back(grad: Tensor, out: Tensor) -> Tensor:
+    """``grad`` before the rectifier, in its place; what came out of it has the sign of what went in."""
+    return torch.ops.aten.leaky_relu_backward.grad_input(grad, out, SLOPE, True, grad_input=grad)
+
+
 def _stop(
     value: Tensor, kept: tuple[Tensor, Tensor], block: BlockWeights, frame: Tensor, route: Route, *, inverse: bool
 ) -> tuple[Tensor, _Saved]:
@@ -202,13 +207,12 @@ def _stop_back(
     of_value, raw = monotone.gradients(at, grad, saved.share, route.guard, inverse=inverse)  # [n], [10, n]
     into.last.addmm_(raw, saved.second)
     into.last_bias.add_(raw.sum(1))
-    leaky = torch.ops.aten.leaky_relu_backward
-    of_second = leaky(torch.mm(raw.t(), block.last), saved.second, SLOPE, True)
+    of_second = _leaky_back(torch.mm(raw.t(), block.last), saved.second)
     quick = fast(of_second)
     into.middle.add_(weight_gradient(of_second, saved.hidden) if quick else of_second.t() @ saved.hidden)
     into.middle_bias.add_(of_second.sum(0))
     of_hidden = product(of_second, block.middle.t()) if quick else of_second @ block.middle
-    of_hidden = leaky(of_hidden, saved.hidden, SLOPE, True)
+    of_hidden = _leaky_back(of_hidden, saved.hidden)
     corners, cells = _corners(saved.cells, route.resolutions), saved.cells
     times, once = (frame + nodes(route)).int(), torch.ones_like(cells.tanh[0])
     _add_rows(into.table, of_hidden, [*corners, times], [*_weights(cells), once])
