@@ -23,7 +23,7 @@ from everypoint.artifacts.matches import LONG_RANGE, Matches
 from everypoint.config.options import CadexSamplerOptions, RaySamplerOptions
 from everypoint.match.rows import chosen_rows
 from everypoint.optimize import ramps
-from everypoint.optimize.draws import between, by_weight, mix
+from everypoint.optimize.draws import Course, between, by_weight, mix
 from everypoint.optimize.ray_sampler import RayBatch, RaySampler
 
 _FIRSTS, _LONG = 2**62 + 1, 2**62 + 2  # no steps: streams of id1, and of long-range matches
@@ -37,26 +37,12 @@ class CadexSampler(RaySampler):
     Args:
         matches: the table; rows with the flag LONG_RANGE are the long-range matches.
         options: of the draws.
-        seed: of all draws.
-        steps: length of the run.
-        scale: stretches the growth of the set of frames; None: by ``steps``.
-        holdout: share of rows (not of long-range ones) that are never drawn.
-        device: where everything lies.
+        course: of the run; ``scale`` stretches the growth of the set of frames; long-range rows are not held out.
 
     Raises :class:`InputError` for a table without any row to train on.
     """
 
-    def __init__(
-        self,
-        matches: Matches,
-        options: CadexSamplerOptions,
-        *,
-        seed: int,
-        steps: int,
-        scale: float | None = None,
-        holdout: float = 0.0,
-        device: torch.device | str = "cpu",
-    ) -> None:
+    def __init__(self, matches: Matches, options: CadexSamplerOptions, course: Course) -> None:
         self.cadex = options
         is_long = (matches.flags & LONG_RANGE) > 0
         dense = matches if is_long.all() or not is_long.any() else chosen_rows(matches, ~is_long)
@@ -66,13 +52,9 @@ class CadexSampler(RaySampler):
                 pairs=options.pairs, points=options.points, start_interval=options.window, hard_share=0.0,
                 swap=options.swap,
             ),
-            seed=seed,
-            steps=steps,
-            scale=ramps.cadex_scale(steps) if scale is None else scale,
-            holdout=holdout,
-            device=device,
+            course._replace(scale=ramps.cadex_scale(course.steps) if course.scale is None else course.scale),
         )  # fmt: skip
-        self._firsts, self._longs = mix(seed, _FIRSTS), mix(seed, _LONG)
+        self._firsts, self._longs = mix(course.seed, _FIRSTS), mix(course.seed, _LONG)
         self.long = _Rows(chosen_rows(matches, is_long), self.device) if is_long.any() else None
         gaps = torch.arange(matches.frames, dtype=torch.float64).clamp(min=options.gap_flat)
         density = torch.exp(-0.5 * (gaps / options.gap_sigma) ** 2) if options.gap_sigma >= 1 else torch.ones_like(gaps)

@@ -6,11 +6,23 @@ of weight zero is never drawn, and equal states give equal draws.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
 
 _GOLDEN = 2654435761  # Knuth's multiplier: spreads row numbers evenly, so that the held-out rows are a fixed sample
+
+
+class Course(NamedTuple):
+    """What a sampler is told of a run besides the matches and its options."""
+
+    seed: int  # of all draws
+    steps: int  # length of the run, of which options name shares
+    scale: float | None = None  # stretches published steps (see :mod:`everypoint.optimize.ramps`); None: by ``steps``
+    holdout: float = 0.0  # share of rows that are never drawn
+    device: torch.device | str = "cpu"  # where everything lies
 
 
 def mix(seed: int, step: int) -> int:

@@ -27,7 +27,7 @@ from everypoint.artifacts.matches import OCCLUDED, Matches
 from everypoint.config.options import RaySamplerOptions
 from everypoint.errors import ArtifactError, InputError
 from everypoint.optimize import ramps
-from everypoint.optimize.draws import between, by_weight, held_out, mix
+from everypoint.optimize.draws import Course, between, by_weight, held_out, mix
 from everypoint.optimize.match_errors import MatchErrors
 
 _TURNS = 2**62  # no step: the stream of the orders in which frames take turns
@@ -53,27 +53,14 @@ class RaySampler:
     Args:
         matches: the table.
         options: pairs and points a step, window, shares.
-        seed: of all draws.
-        steps: length of the run, of which ``hard_start`` is a share.
-        scale: stretches the growth of the window (see :mod:`everypoint.optimize.ramps`); None: by ``steps``.
-        holdout: share of rows that are never drawn.
-        device: where everything lies.
+        course: of the run; ``scale`` stretches the growth of the window, ``hard_start`` is a share of the steps.
 
     Raises :class:`InputError` for a table without any row to train on, :class:`ArtifactError` for one with a pair
     twice.
     """
 
-    def __init__(
-        self,
-        matches: Matches,
-        options: RaySamplerOptions,
-        *,
-        seed: int,
-        steps: int,
-        scale: float | None = None,
-        holdout: float = 0.0,
-        device: torch.device | str = "cpu",
-    ) -> None:
+    def __init__(self, matches: Matches, options: RaySamplerOptions, course: Course) -> None:
+        seed, steps, scale, holdout, device = course
         self.options, self.seed, self.device, self.frames = options, seed, torch.device(device), matches.frames
         self.scale = ramps.scale_of(steps) if scale is None else scale
         self.pairs = torch.from_numpy(matches.pairs.astype(np.int64)).to(device)

@@ -23,6 +23,7 @@ from everypoint.models.motion import MotionModel
 from everypoint.models.pixels import normalise_depth
 from everypoint.optimize.cadex_sampler import CadexSampler
 from everypoint.optimize.cadex_trainer import CadexTrainer
+from everypoint.optimize.draws import Course
 from everypoint.optimize.field_trainer import FieldTrainer
 from everypoint.optimize.loop import train
 from everypoint.optimize.pictures import Pictures
@@ -131,11 +132,7 @@ def _prepare_rays(
     sampler = RaySampler(
         matches,
         options.rays,
-        seed=seed,
-        steps=options.steps,
-        scale=scale_of(options.steps, options.ray_losses.ramp_steps),
-        holdout=options.holdout,
-        device=device,
+        Course(seed, options.steps, scale_of(options.steps, options.ray_losses.ramp_steps), options.holdout, device),
     )
     if preset.model.kind == "pixels":
         if depth is not None:
@@ -180,10 +177,8 @@ def _prepare_cadex(
     sampler = CadexSampler(
         matches,
         options.cadex,
-        seed=seed,
-        steps=options.steps,
-        scale=cadex_scale(options.steps, options.cadex_losses.ramp_steps),
-        holdout=options.holdout,
-        device=device,
+        Course(
+            seed, options.steps, cadex_scale(options.steps, options.cadex_losses.ramp_steps), options.holdout, device
+        ),
     )
     return CadexTrainer(model.to(device), sampler, options)

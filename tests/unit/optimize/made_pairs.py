@@ -10,6 +10,7 @@ from scipy.stats import chisquare
 
 from everypoint.artifacts.matches import CYCLE, OCCLUDED, Matches
 from everypoint.config.options import RaySamplerOptions
+from everypoint.optimize.draws import Course
 from everypoint.optimize.ray_sampler import RaySampler
 from tests.unit.optimize.made import table
 
@@ -39,7 +40,9 @@ def sampler(matches: Matches | None = None, **changes) -> RaySampler:
     arguments = {"seed": 0, "steps": 100_000, "holdout": 0.0}
     arguments |= {name: changes.pop(name) for name in ("seed", "steps", "scale", "holdout") if name in changes}
     options = {"pairs": 40, "points": 5, "start_interval": 3, "hard_share": 0.0, "swap": False}
-    return RaySampler(video() if matches is None else matches, RaySamplerOptions(**(options | changes)), **arguments)
+    return RaySampler(
+        video() if matches is None else matches, RaySamplerOptions(**(options | changes)), Course(**arguments)
+    )
 
 
 def drawn(sampled: RaySampler, steps: range) -> tuple[np.ndarray, ...]:

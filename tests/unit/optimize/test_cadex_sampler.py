@@ -13,6 +13,7 @@ from everypoint.artifacts.matches import CYCLE, LONG_RANGE, OCCLUDED, Matches
 from everypoint.config.options import CadexSamplerOptions
 from everypoint.errors import InputError
 from everypoint.optimize.cadex_sampler import CadexSampler
+from everypoint.optimize.draws import Course
 from tests.unit.optimize.made import table
 from tests.unit.optimize.made_pairs import agrees, all_pairs, drawn, video
 
@@ -24,7 +25,7 @@ def sampler(matches: Matches | None = None, **changes) -> CadexSampler:
     arguments |= {name: changes.pop(name) for name in ("seed", "steps", "scale", "holdout") if name in changes}
     options = {"pairs": 40, "points": 5, "swap": False, "min_valid": 0.0}
     return CadexSampler(
-        video() if matches is None else matches, CadexSamplerOptions(**(options | changes)), **arguments
+        video() if matches is None else matches, CadexSamplerOptions(**(options | changes)), Course(**arguments)
     )
 
 
