@@ -226,7 +226,8 @@ def compare(variant: str, made: tuple[np.ndarray, Matches], rates: Rates, argume
     some = next(iter(trainers.values()))
     start, worst, notes = round(AT * some.options.steps), 0.0, ""
     work: dict[str, Callable[[int], object]] = {
-        mode: lambda k, trainer=trainer: trainer.step(start + k) for mode, trainer in trainers.items()
+        mode: stepping(trainer, start, plain_products=arguments.device == "cpu" and "compiled" in mode)
+        for mode, trainer in trainers.items()
     }
     if VARIANTS[variant][0] == "omnimotion" and "eager" in trainers and not arguments.alone:
         literal, worst, notes = checked(trainers["eager"], start)
@@ -243,6 +244,17 @@ def compare(variant: str, made: tuple[np.ndarray, Matches], rates: Rates, argume
     if notes:
         print(f"<!-- {variant}: relative differences, {notes} -->", flush=True)
     return worst
+
+
+def stepping(trainer: Trainer, start: int, *, plain_products: bool) -> Callable[[int], object]:
+    """Steps from ``start`` on; with torch's own products, since the compiler cannot look into oneDNN's."""
+
+    def step(number: int) -> None:
+        enabled = torch.backends.mkldnn.enabled
+        with torch.backends.mkldnn.flags(enabled=enabled and not plain_products):
+            trainer.step(start + number)
+
+    return step
 
 
 def faster(slow: Measured, fast: Measured) -> str:

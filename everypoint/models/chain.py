@@ -28,6 +28,7 @@ from everypoint.models.dense import weight_gradient
 from everypoint.numerics import fast, product
 
 SLOPE = 0.01  # of the leaky rectifiers
+SORTED = ("cpu",)  # devices where what is added to a table is sorted by its row first
 POINTS_AT_ONCE = 16384  # on a CPU: fewer cost more calls than its cache saves
 
 
@@ -156,7 +157,7 @@ def _add_rows(into: Tensor, values: Tensor, rows: list[Tensor], weights: list[Te
     On a CPU the additions are sorted by their row first: each row is then one weighted sum of values, which are read
     from the cache, and is written once. Within a row they keep their order, whatever the number of threads.
     """
-    if values.device.type != "cpu":
+    if values.device.type not in SORTED:
         scaled = torch.empty_like(values)
         for row, weight in zip(rows, weights, strict=True):
             into.index_add_(0, row, torch.mul(values, weight[:, None], out=scaled))

@@ -16,12 +16,14 @@ from everypoint.errors import ResourceError
 from everypoint.optimize.captured import WARM_UP, CapturedStep, captured_step
 from everypoint.optimize.field_trainer import FieldTrainer
 from everypoint.optimize.trainer import TrainerBase
+from tests.unit.optimize import test_no_sync
 from tests.unit.optimize import test_ray_trainers as rays
 from tests.unit.optimize.made import same_state
 from tests.unit.optimize.recorder import Recorder
 from tests.unit.optimize.test_loop import Waiting
 from tests.unit.optimize.test_no_sync import VARIANTS, trainer_of
 
+as_on_cuda = test_no_sync.as_on_cuda  # code for a CPU alone is not recorded
 PRESETS = ("planes", *VARIANTS, "cadex", "cadex-nomatch")
 OTHERS = {
     "clipped": lambda: rays.trainer("field", gradient_clip=0.1, nvp={"freeze_code": 0.5, "affine": "large"}),

@@ -251,7 +251,16 @@ def test_a_diverged_run_that_is_started_again_goes_on_from_its_last_good_checkpo
 class Waiting(TorchDispatchMode):
     """Counts operators that make the host wait for the device or give shapes that depend on values."""
 
-    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "unique", "equal", "repeat_interleave")
+    NAMES = (
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "is_nonzero",
+        "unique",
+        "equal",
+        "repeat_interleave",
+        "bincount",
+    )
 
     def __init__(self) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from everypoint.config.presets import load_preset
+from everypoint.models import chain
 from everypoint.optimize.run import prepare
 from everypoint.optimize.trainer import Trainer
 from tests.unit.optimize.made import SIZE, camera_matches, tiny_preset, with_long_range
@@ -27,6 +28,12 @@ READS = (
     *("item", "tolist", "numpy", "cpu", "nonzero", "unique"),
     *("__bool__", "__float__", "__int__", "__index__", "__array__", "__contains__"),
 )
+
+
+@pytest.fixture(autouse=True)
+def as_on_cuda(monkeypatch):
+    """Where steps have code for a CPU alone, that for CUDA is watched."""
+    monkeypatch.setattr(chain, "SORTED", ())
 
 
 class ReadError(Exception):
