@@ -63,9 +63,13 @@ class CudaGraph:
         return found
 
     def record(self, work: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Record ``work``."""
-        with torch.cuda.device(self._device), torch.cuda.graph(self._graph, stream=self._stream):
-            return work()
+        """Record ``work``; when that fails, the stream of the caller is the current one again."""
+        outside = torch.cuda.current_stream(self._device)
+        try:
+            with torch.cuda.device(self._device), torch.cuda.graph(self._graph, stream=self._stream):
+                return work()
+        finally:
+            torch.cuda.set_stream(outside)
 
     def replay(self) -> None:
         """Do it again; the host does not wait."""

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from everypoint.models.compiled import compile_blocks
-from everypoint.optimize.captured import WARM_UP
+from everypoint.optimize.captured import WARM_UP, CapturedStep
 from everypoint.optimize.trainer import TrainerBase
 from tests.unit.optimize.test_no_sync import VARIANTS, trainer_of
 
@@ -86,6 +86,19 @@ def test_a_wait_is_noticed():
     values = torch.ones(3, device="cuda")
     with pytest.raises(RuntimeError, match="synchroniz"), waiting_is_an_error():
         values.sum().item()
+
+
+def test_what_waits_cannot_be_recorded_and_runs_as_it_is(caplog):
+    def waiting(phase: object, given: torch.Tensor, numbers: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"sum": given.sum() * given.max().item() + numbers[0]}
+
+    step, stream = CapturedStep(waiting, torch.device("cuda")), torch.cuda.current_stream()
+    for number in range(WARM_UP + 3):
+        found = step("a", torch.tensor([1.0, number], device="cuda"), [0.5])
+        assert float(found["sum"]) == (1 + number) * max(1, number) + 0.5
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "runs as it is" in caplog.text
+    assert torch.cuda.current_stream() == stream
 
 
 @pytest.mark.parametrize("name", ["planes", "omnimotion-lite", "cadex"])
