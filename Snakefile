@@ -39,6 +39,7 @@ rule all:
     input:
         "<results>/report.html",
         "<results>/report/summary.json",
+        [products_of(video) for video in plan.videos],
     localrule: True
 
 

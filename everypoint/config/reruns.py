@@ -141,8 +141,9 @@ def _keys(row: Row) -> str:
         return ", ".join(f"`{key}: {values}`" for key in row.keys)
     shown = []
     for prefix, names in _grouped(row.keys):
+        named = len(names) > 1 and prefix
         shown.append(
-            f"`{prefix}`: {', '.join(f'`{name}`' for name in names)}" if len(names) > 1 else f"`{prefix}{names[0]}`"
+            f"`{prefix}` " * bool(named) + ", ".join(f"`{name if named else prefix + name}`" for name in names)
         )
     return "; ".join(shown)
 
