@@ -46,7 +46,7 @@ VARIANTS = ("cadex", "cadex-nomatch")
 
 
 def trainer_of(
-    variant: str, matches: Matches, device: str, sampler: dict[str, Any], kernel: str = "torch", capture: str = "off"
+    variant: str, matches: Matches, device: str, sampler: dict[str, Any], kernel: str = "torch", capture: str = "never"
 ) -> CadexTrainer:
     """The trainer of a preset on a depth prior between 2 and 6."""
     changes = {"model": {"cadex": {"kernel": kernel}}, "optimize": {"cadex": sampler, "capture": capture}}

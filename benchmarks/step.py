@@ -92,7 +92,7 @@ def trainer_of(
     """The trainer of a variant; ``batch`` replaces pairs and points of its batch."""
     name, changes = VARIANTS[variant]
     images, matches = made
-    capture = "on" if "captured" in mode else "off"
+    capture = "always" if "captured" in mode else "never"
     if name.startswith("cadex"):
         trainer = cadex_step.trainer_of(name, with_long_range(matches), device, dict(batch), capture=capture)
     else:

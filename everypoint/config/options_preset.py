@@ -152,14 +152,14 @@ class OptimizeOptions(Options):
     )
     log_every: PositiveInt = Field(50, description="Steps between rows of train.jsonl.")
     checkpoint_seconds: PositiveFloat = Field(60.0, description="Seconds between checkpoints.")
-    capture: Literal["auto", "on", "off"] = Field(
+    capture: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="Replay the step as a CUDA graph; auto: on CUDA, where the step can be captured; on: or fail.",
+        description="Replay the step as a CUDA graph; auto: on CUDA, where the step can be captured; always: or fail.",
     )
-    compile: Literal["auto", "on", "off"] = Field(
+    compile: Literal["auto", "always", "never"] = Field(
         "auto",
         description="field, pixels, planes: networks and compositing through torch.compile on CUDA (a minute or so at "
-        "the start); auto: off, until a device has timed both.",
+        "the start); auto: never, until a device has timed both.",
     )
     tensorboard: bool = Field(True, description="Write TensorBoard scalars.")
     pictures: Annotated[float, Field(ge=0, le=1)] = Field(

@@ -38,13 +38,13 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> list[str]:
 def wants_compiling(choice: str, device: torch.device) -> bool:
     """The option ``optimize.compile``; auto stays plain until a device has timed both.
 
-    Raises :class:`ResourceError` when it is on and the device is no CUDA device: a CPU's results would change.
+    Raises :class:`ResourceError` when it is ``always`` and the device is no CUDA device: a CPU's results would change.
     """
-    if choice == "on" and device.type != "cuda":
+    if choice == "always" and device.type != "cuda":
         raise ResourceError(
-            "optimize.compile is on", f"the device is {device.type}, and it is for CUDA", "set it to auto"
+            "optimize.compile is always", f"the device is {device.type}, and it is for CUDA", "set it to auto"
         )
-    return choice == "on"
+    return choice == "always"
 
 
 def _for_steps(plain: Callable[..., Any], backend: str) -> Callable[..., Any]:
@@ -59,7 +59,7 @@ def _for_steps(plain: Callable[..., Any], backend: str) -> Callable[..., Any]:
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().split("\n")[0]
             raise ResourceError(
-                f"{plain.__qualname__} cannot be compiled", reason, "set optimize.compile: off"
+                f"{plain.__qualname__} cannot be compiled", reason, "set optimize.compile: never"
             ) from error
 
     return chosen

@@ -164,15 +164,15 @@ class CapturedStep:
 def captured_step(work: Work, choice: str, device: torch.device) -> CapturedStep | None:
     """What runs ``work`` by the option ``optimize.capture``; None: nothing but the caller.
 
-    Raises :class:`ResourceError` when it is on and the device is no CUDA device.
+    Raises :class:`ResourceError` when it is ``always`` and the device is no CUDA device.
     """
-    if choice == "off" or (choice == "auto" and device.type != "cuda"):
+    if choice == "never" or (choice == "auto" and device.type != "cuda"):
         return None
     if device.type != "cuda":
         raise ResourceError(
-            "optimize.capture is on", f"the device is {device.type}, and only CUDA has graphs", "set it to auto"
+            "optimize.capture is always", f"the device is {device.type}, and only CUDA has graphs", "set it to auto"
         )
-    return CapturedStep(work, device, required=choice == "on")
+    return CapturedStep(work, device, required=choice == "always")
 
 
 def leaves(given: Any) -> list[Tensor]:

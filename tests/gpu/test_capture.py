@@ -47,7 +47,7 @@ def waiting_is_an_error() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_captured_steps_are_the_steps(name, caplog):
-    plain, captured = (trainer_of(name, "cuda", capture=choice, **SLOW) for choice in ("off", "on"))
+    plain, captured = (trainer_of(name, "cuda", capture=choice, **SLOW) for choice in ("never", "always"))
     with caplog.at_level(logging.WARNING):
         expected, found = (losses(made, range(STEPS)) for made in (plain, captured))
     assert found == pytest.approx(expected, rel=1e-4)
@@ -63,7 +63,7 @@ def test_graphs_are_the_default():
     made = trainer_of("omnimotion", "cuda")
     losses(made, range(20))
     assert made._captured.recorded >= 1
-    assert trainer_of("omnimotion", "cuda", capture="off")._captured is None
+    assert trainer_of("omnimotion", "cuda", capture="never")._captured is None
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -114,7 +114,7 @@ def test_a_resumed_run_is_the_run(name):
 
 def test_graphs_give_their_memory_back():
     """One graph at a time, whatever the number of phases; nothing stays when the last is gone."""
-    losses(trainer_of("omnimotion-lite", "cuda", capture="off"), range(2))  # libraries' own memory
+    losses(trainer_of("omnimotion-lite", "cuda", capture="never"), range(2))  # libraries' own memory
     gc.collect()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_reserved()
@@ -133,12 +133,12 @@ def test_graphs_give_their_memory_back():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["omnimotion", "omnimotion-lite", "omnimotion-depth", "planes"])
-@pytest.mark.parametrize("capture", ["off", "on"])
+@pytest.mark.parametrize("capture", ["never", "always"])
 def test_compiled_steps_are_the_steps(name, capture):
     pytest.importorskip("triton")
     torch._dynamo.reset()
-    plain, compiled = (trainer_of(name, "cuda", capture=choice, **SLOW) for choice in ("off", capture))
+    plain, compiled = (trainer_of(name, "cuda", capture=choice, **SLOW) for choice in ("never", capture))
     assert compile_blocks(compiled.model)
     expected, found = (losses(made, range(STEPS)) for made in (plain, compiled))
     assert found == pytest.approx(expected, rel=1e-3)
-    assert capture == "off" or compiled._captured.replayed >= STEPS // 2
+    assert capture == "never" or compiled._captured.replayed >= STEPS // 2

@@ -133,16 +133,16 @@ def test_a_block_that_cannot_be_compiled_says_so():
 
     _, fast, _ = compiled("pixels", "aot_eager")
     compile_blocks(fast, broken)
-    with pytest.raises(ResourceError, match=r"cannot be compiled.*set optimize\.compile: off"):
+    with pytest.raises(ResourceError, match=r"cannot be compiled.*set optimize\.compile: never"):
         outcome(fast)
 
 
-@pytest.mark.parametrize(("choice", "device"), [("auto", "cpu"), ("off", "cpu"), ("off", "cuda"), ("auto", "cuda")])
+@pytest.mark.parametrize(("choice", "device"), [("auto", "cpu"), ("never", "cpu"), ("never", "cuda"), ("auto", "cuda")])
 def test_blocks_stay_plain_unless_asked(choice, device):
     assert not wants_compiling(choice, torch.device(device))
 
 
 def test_compiling_is_for_cuda():
-    assert wants_compiling("on", torch.device("cuda"))
+    assert wants_compiling("always", torch.device("cuda"))
     with pytest.raises(ResourceError, match="it is for CUDA"):
-        wants_compiling("on", torch.device("cpu"))
+        wants_compiling("always", torch.device("cpu"))
