@@ -50,8 +50,9 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.%n.log
-# works without cgroups and without binding to cores
-ProctrackType=proctrack/linuxproc
+# works without cgroups and without binding to cores; by process group, for a Snakemake whose shell was ended first is
+# nobody's child, and told to stop at the wrong moment it waits for itself
+ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 SwitchType=switch/none
