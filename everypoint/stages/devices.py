@@ -2,7 +2,8 @@
 
 ``snakemake --resources gpu=N`` runs N GPU jobs at once. Each takes the lock of one device for as long as its process
 lives and sees that device alone; where ``jobs.per_gpu`` says so, several have one together. The lock is the operating
-system's, so a job that crashes frees its device at once. Under SLURM the device is the one that SLURM gave.
+system's, so a job that crashes frees its device at once. Inside of an allocation of SLURM that has several GPUs each job
+takes one of these; of one GPU there is nothing to take.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from everypoint.stages.locks import take
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 STAND_INS = "EVERYPOINT_DEVICES"  # devices by name, instead of those that are found; for tests
-SCHEDULED = ("SLURM_JOB_ID", "LOCAL_RANK")  # somebody else has given devices to this process
+ALLOCATION = "SLURM_JOB_ID"  # a scheduler has given devices to this process, and perhaps to others beside it
+RANK = "LOCAL_RANK"  # of several processes of one job: each knows its device
 WAIT = 0.5  # s between looks at devices that are all taken
 
 logger = logging.getLogger(__name__)
@@ -39,14 +41,14 @@ def claim(count: int = 1) -> list[str]:
 
     One device may be shared (:func:`share`): this process then has one of its places, on the device with the most free
     ones. Several devices are taken whole. Nothing happens, and the answer is empty, where there is no GPU or where a
-    scheduler has given them out. A process that has claimed devices keeps them.
+    scheduler has given no more of them than that. A process that has claimed devices keeps them.
 
     Raises :class:`ResourceError` when the machine has fewer devices than that.
     """
-    if _held or any(os.environ.get(name) for name in SCHEDULED):
+    if _held or os.environ.get(RANK):
         return []
     names = present()
-    if not names:
+    if not names or (os.environ.get(ALLOCATION) and len(names) <= count):
         return []
     if count > len(names):
         raise ResourceError(f"{count} GPUs are asked for and this machine shows {len(names)}", cure="ask for fewer")
@@ -57,10 +59,15 @@ def claim(count: int = 1) -> list[str]:
 
 
 def present() -> list[str]:
-    """Names of the devices that this process may use, as CUDA_VISIBLE_DEVICES has them."""
+    """Names of the devices that this process may use, as CUDA_VISIBLE_DEVICES has them.
+
+    In an allocation that says nothing of devices there are none: those of the machine may have been given to others.
+    """
     for variable in (STAND_INS, VISIBLE):
         if variable in os.environ:
             return [name for name in os.environ[variable].split(",") if name.strip() and name.strip() != "-1"]
+    if os.environ.get(ALLOCATION):
+        return []
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -91,7 +98,8 @@ def _take(names: list[str], count: int) -> list[str]:
 
 def _places(name: str) -> list[int]:
     """Open, locked files of the free places of a device."""
-    folder = Path(tempfile.gettempdir()) / f"everypoint-gpus-{os.getuid()}"
+    allocation = os.environ.get(ALLOCATION, "")  # each counts its devices from 0
+    folder = Path(tempfile.gettempdir()) / "-".join(["everypoint-gpus", str(os.getuid()), *filter(None, [allocation])])
     folder.mkdir(mode=0o700, exist_ok=True)
     stem = name.strip().replace("/", "_")
     files = [folder / (f"{stem}.lock" if place == 0 else f"{stem}.{place}.lock") for place in range(_sharers)]

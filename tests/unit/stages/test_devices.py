@@ -25,7 +25,7 @@ input()
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> dict[str, str]:
     """The environment of jobs on a machine with two devices, with locks of its own."""
-    for name in (*devices.SCHEDULED, devices.VISIBLE):
+    for name in (devices.ALLOCATION, devices.RANK, devices.VISIBLE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(devices.tempfile, "tempdir", None)  # it remembers the folder of the first call
@@ -114,9 +114,24 @@ def test_more_than_there_are_is_one_sentence(place):
         devices.claim(3)
 
 
-@pytest.mark.parametrize("name", devices.SCHEDULED)
-def test_what_a_scheduler_gave_is_kept(place, monkeypatch, name):
-    monkeypatch.setenv(name, "1")
+def test_what_a_scheduler_gave_is_kept(place, monkeypatch):
+    monkeypatch.setenv(devices.ALLOCATION, "17")
+    monkeypatch.setenv(devices.STAND_INS, "0")
+    assert devices.claim() == []
+    monkeypatch.delenv(devices.STAND_INS)
+    assert devices.claim() == []  # it gave none, whatever the machine has
+    assert devices.VISIBLE not in os.environ
+
+
+def test_jobs_inside_of_one_allocation_share_what_it_has(place):
+    inside, elsewhere = place | {devices.ALLOCATION: "17"}, place | {devices.ALLOCATION: "18"}
+    with job(inside) as first, job(inside) as second, job(elsewhere) as third:
+        assert {*said(first), *said(second)} == {"0", "1"}
+        assert said(third) == ["0"]  # another one's 0 is another device
+
+
+def test_one_process_of_several_has_its_device(place, monkeypatch):
+    monkeypatch.setenv(devices.RANK, "1")
     assert devices.claim() == []
     assert devices.VISIBLE not in os.environ
 
