@@ -2,7 +2,7 @@
 
 ``snakemake --resources gpu=N`` runs N GPU jobs at once. Each takes the lock of one device for as long as its process
 lives and sees that device alone; where ``jobs.per_gpu`` says so, several have one together. The lock is the operating
-system's, so a job that crashes frees its device at once. Inside of an allocation of SLURM that has several GPUs each job
+system's, so a job that crashes frees its device at once. In an allocation of SLURM with several GPUs each job
 takes one of these; of one GPU there is nothing to take.
 """
 
