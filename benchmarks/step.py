@@ -33,6 +33,7 @@ batch it was given. Columns:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import statistics
 import subprocess
@@ -250,8 +251,7 @@ def stepping(trainer: Trainer, start: int, *, plain_products: bool) -> Callable[
     """Steps from ``start`` on; with torch's own products, since the compiler cannot look into oneDNN's."""
 
     def step(number: int) -> None:
-        enabled = torch.backends.mkldnn.enabled
-        with torch.backends.mkldnn.flags(enabled=enabled and not plain_products):
+        with torch.backends.mkldnn.flags(enabled=False) if plain_products else contextlib.nullcontext():
             trainer.step(start + number)
 
     return step

@@ -70,8 +70,8 @@ class TrainerBase:
         betas: of Adam.
     """
 
-    at_once = HELD_OUT_BATCH  # matches of a pass without gradients
-    held_out_matches = HELD_OUT_BATCH  # that measure the held-out error
+    held_out_matches = HELD_OUT_BATCH  # that measure the held-out error; up to twice as many
+    at_once = 2 * HELD_OUT_BATCH  # matches of a pass without gradients
 
     def __init__(
         self,
