@@ -58,6 +58,8 @@ class SlurmWorkflow(Workflow):
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env=environment,
+                # in the background of a script SIGINT is ignored, and so it would be by the driver
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     def wait(self, seconds: float = 240) -> Run:
