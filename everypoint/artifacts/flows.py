@@ -1,4 +1,4 @@
-"""Flows on disk: one int16 file (1/32 px) a source frame, in folders (shards) with a manifest.
+"""Flows on disk: int16 (1/32 px), the flows of neighbouring source frames in one file, in folders with a manifest.
 
 Beside the flows of a source frame may lie masks that came with them: two bits a pixel and target.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from everypoint.errors import ArtifactError
 
 SCALE = 32  # steps a pixel: half of the rounding error is 1/64 px, the range +-1023 px
 NOT_REPRESENTABLE = np.int16(-32768)
+BLOCK_MB = 128.0  # 78 flows at 854x480
 
 
 def encode_flow(flow: np.ndarray) -> np.ndarray:
@@ -51,19 +52,35 @@ def decode_masks(stored: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 class FlowShardWriter:
-    """Write the flows of some source frames of one video. Finished frames survive a kill (see FolderWriter)."""
+    """Write the flows of some source frames of one video. Finished files survive a kill (see FolderWriter).
 
-    def __init__(self, folder: str | os.PathLike[str], fingerprint: Any, size: tuple[int, int]) -> None:
+    Args:
+        folder: what is published.
+        fingerprint: all that the flows depend on.
+        size: (H, W) of the frames.
+        block_mb: flows are kept in memory until there are this many megabytes of them (None: ``BLOCK_MB``), and then
+            are one file: few files a video, and few flows to compute again after a kill.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], fingerprint: Any, size: tuple[int, int], block_mb: float | None = None
+    ) -> None:
         self._folder = FolderWriter(folder, {"flow": fingerprint, "size": size, "scale": SCALE})
-        self._size = tuple(size)
-        self._targets: dict[int, list[int]] = {}
+        self._size, self._limit = tuple(size), 1e6 * (BLOCK_MB if block_mb is None else block_mb)
+        self._blocks = {  # name of a file -> sources and their targets, in the order in which it holds them
+            name: {int(source): list(targets) for source, targets in item["note"]}
+            for name, item in self._folder.items.items()
+            if "note" in item
+        }
+        self._used: set[str] = set()
+        self._open: list[_Flows] = []
 
     def has(self, source: int, targets: Sequence[int]) -> bool:
         """Whether the flows of ``source`` are written already; if so they count as part of this shard."""
-        name = f"{source:05d}.npy"
-        if self._folder.has(name) and len(atomic.load_npy(self._folder.work / name, mmap=True)) == len(targets):
-            self._targets[source] = list(targets)
-            return True
+        for name, held in self._blocks.items():
+            if held.get(source) == list(targets):
+                self._used.add(name)
+                return True
         return False
 
     def write(self, source: int, targets: Sequence[int], flows: np.ndarray, masks: np.ndarray | None = None) -> None:
@@ -77,24 +94,69 @@ class FlowShardWriter:
             raise ValueError(f"flows {flows.shape} do not fit {len(targets)} targets of size {self._size}")
         if masks is not None and masks.shape != flows.shape[:-1]:
             raise ValueError(f"masks {masks.shape} do not fit flows {flows.shape}")
-        stored = flows if flows.dtype == np.int16 else np.empty(flows.shape, np.int16)
-        if stored is not flows:
-            for row, flow in enumerate(flows):  # one by one, for the floats in between
-                stored[row] = encode_flow(flow)
-        if masks is not None:  # before the flows, which say that a source is finished
+        stored = np.empty(flows.shape, np.int16)
+        for row, flow in enumerate(flows):  # one by one, for the floats in between
+            stored[row] = flow if flows.dtype == np.int16 else encode_flow(flow)
+        packed = None
+        if masks is not None:
             packed = encode_masks(np.where((stored == NOT_REPRESENTABLE).any(axis=-1), np.uint8(0), masks))
-            self._folder.add(_mask_name(source), lambda path: atomic.save_npy(path, packed))
-        self._folder.add(f"{source:05d}.npy", lambda path: atomic.save_npy(path, stored))
-        self._targets[source] = list(targets)
+        if self._open and (self._open[0].masks is None) != (packed is None):
+            self._close()
+        self._open.append(_Flows(source, list(targets), stored, packed))
+        if sum(one.stored.nbytes for one in self._open) >= self._limit:
+            self._close()
+
+    def _close(self) -> None:
+        """Write the flows that are in memory."""
+        if not self._open:
+            return
+        name = f"{self._open[0].source:05d}.npy"
+        if self._open[0].masks is not None:  # before the flows, which say that their sources are finished
+            self._folder.add(_mask_name(name), lambda path: _save(path, [one.masks for one in self._open]))
+        note = [[one.source, one.targets] for one in self._open]
+        self._folder.add(name, lambda path: _save(path, [one.stored for one in self._open]), note)
+        self._blocks[name] = {one.source: one.targets for one in self._open}
+        self._used.add(name)
+        self._open = []
 
     def publish(self) -> None:
-        pairs = {"scale": SCALE, "size": self._size, "targets": self._targets}
+        """Write what is left and publish the folder."""
+        self._close()
+        used = {name: self._blocks[name] for name in sorted(self._used)}
+        targets = {source: targets for held in used.values() for source, targets in held.items()}
+        pairs = {"scale": SCALE, "size": self._size, "targets": dict(sorted(targets.items()))}
+        pairs["files"] = {name: list(held) for name, held in used.items()}
         self._folder.add("pairs.json", lambda path: atomic.write_json(path, pairs))
         self._folder.publish()
 
 
-def _mask_name(source: int) -> str:
-    return f"{source:05d}.mask.npy"
+class _Flows(NamedTuple):
+    """The flows of one source frame, encoded."""
+
+    source: int
+    targets: list[int]
+    stored: np.ndarray  # int16 [n, H, W, 2]
+    masks: np.ndarray | None  # uint8 [n, 2, bytes]
+
+
+def _save(path: Path, parts: Sequence[np.ndarray]) -> None:
+    """Write arrays one behind the other as one, without another copy in memory."""
+    with atomic.mapped_npy(path) as allocate:
+        whole, start = allocate((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype), 0
+        for part in parts:
+            whole[start : start + len(part)] = part
+            start += len(part)
+
+
+def _mask_name(name: str) -> str:
+    return f"{name.removesuffix('.npy')}.mask.npy"
+
+
+class _Place(NamedTuple):
+    """Where the flows of one source frame lie."""
+
+    path: Path
+    first: int  # row of the flow to its first target
 
 
 class FlowStore:
@@ -107,7 +169,7 @@ class FlowStore:
     """
 
     def __init__(self, folders: Sequence[str | os.PathLike[str]]) -> None:
-        self._where: dict[int, Path] = {}
+        self._where: dict[int, _Place] = {}
         self._targets: dict[int, list[int]] = {}
         self._masked: set[int] = set()
         self._unchecked: dict[Path, str] = {}  # file -> sha256 of the manifest
@@ -120,10 +182,15 @@ class FlowStore:
             if self.size not in ((0, 0), tuple(pairs["size"])):
                 raise ArtifactError(f"{folder} is of another video size than the other shards", cure="run again")
             self.size = tuple(pairs["size"])
-            self._masked |= {int(source) for source in pairs["targets"] if _mask_name(int(source)) in items}
-            for source, targets in pairs["targets"].items():
-                self._where[int(source)] = folder / f"{int(source):05d}.npy"
-                self._targets[int(source)] = [int(target) for target in targets]
+            targets = {int(source): [int(target) for target in found] for source, found in pairs["targets"].items()}
+            self._targets |= targets
+            files = pairs.get("files") or {f"{source:05d}.npy": [source] for source in targets}  # an older layout
+            for name, sources in files.items():
+                first = 0
+                for source in sources:
+                    self._where[source] = _Place(folder / name, first)
+                    first += len(targets[source])
+                self._masked |= set(sources) if _mask_name(name) in items else set()
 
     def sources(self) -> list[int]:
         return sorted(self._where)
@@ -161,16 +228,16 @@ class FlowStore:
         """
         if not (self.has(source, target) and self.has_masks(source)):
             raise ArtifactError(f"there is no mask {source} -> {target}", "none came with the flows")
-        path = self._where[source].with_name(_mask_name(source))
-        return decode_masks(np.asarray(self._row(path, source, target)), self.size)
+        path = self._where[source].path
+        return decode_masks(np.asarray(self._row(path.with_name(_mask_name(path.name)), source, target)), self.size)
 
     def _stored(self, source: int, target: int) -> np.ndarray:
-        return self._row(self._where[source], source, target)
+        return self._row(self._where[source].path, source, target)
 
     def _row(self, path: Path, source: int, target: int) -> np.ndarray:
-        """What a file of ``source`` holds for one of its targets, memory-mapped."""
+        """What a file holds for one of the targets of ``source``, memory-mapped."""
         self._check(path)
-        return atomic.load_npy(path, mmap=True)[self._targets[source].index(target)]
+        return atomic.load_npy(path, mmap=True)[self._where[source].first + self._targets[source].index(target)]
 
     def _check(self, path: Path) -> None:
         """Compare a file with its manifest, once."""

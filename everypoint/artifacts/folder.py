@@ -70,11 +70,12 @@ class FolderWriter:
         """Whether an item was finished, by this process or by one that was killed."""
         return name in self.items
 
-    def add(self, name: str, write: Callable[[Path], None]) -> None:
-        """Write one item through a function of its path and note it as finished."""
+    def add(self, name: str, write: Callable[[Path], None], note: Any = None) -> None:
+        """Write one item through a function of its path and note it as finished, with a JSON-like ``note``."""
         path = self.work / name
         write(path)
         self.items[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        self.items[name] |= {"note": note} if note is not None else {}
         atomic.write_json(self._journal, {"fingerprint": self.fingerprint, "items": self.items})
 
     def publish(self) -> Path:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from everypoint.artifacts.flows import BLOCK_MB
 from everypoint.config.options import DepthOptions, FeatureOptions, FlowOptions, Preset, SparseOptions
 from everypoint.correspond.pairs import count_pairs
 from everypoint.video.sizes import Size
@@ -89,7 +90,8 @@ def flow(size: Size, options: FlowOptions) -> Cost:
     if options.backend == "raft":
         seconds = pairs * pixels * (1.2 + 0.36 * options.iterations) + 2.5 * size.frames * pixels
         volume = min(5.4 * (pixels * 1e6 / 64) ** 2 * options.batch / _MIB, options.volume_gib * 1024)
-        return Cost(seconds, TORCH_MB + volume + 800 * pixels * options.batch)
+        kept = min(4 * pairs * size.megapixels, BLOCK_MB)
+        return Cost(seconds, TORCH_MB + volume + 800 * pixels * options.batch + kept)
     each = {"dis": {"ultrafast": 0.05, "fast": 0.1, "medium": 0.3}[options.quality]}.get(options.backend, 0.2)
     return Cost(each * pairs * pixels, PLAIN_MB + 100 * pixels, START)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 
 import numpy as np
@@ -26,10 +27,11 @@ def flows(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 20, (count, *SIZE, 2)).astype(np.float32)
 
 
-def write(folder, sources=(0, 1, 2), size=SIZE):
-    writer = FlowShardWriter(folder, "test", size)
+def write(folder, sources=(0, 1, 2), size=SIZE, block_mb=0.0):
+    """Sources with three flows each; a file a source unless it says otherwise."""
+    writer = FlowShardWriter(folder, "test", size, block_mb)
     for source in sources:
-        targets = [t for t in range(4) if t != source]
+        targets = [t for t in range(5) if t != source][-3:] if source > 3 else [t for t in range(4) if t != source]
         writer.write(source, targets, flows(3, source))
     writer.publish()
     return folder
@@ -79,6 +81,48 @@ def test_a_file_a_source_of_half_the_bytes_of_float32(tmp_path):
     assert (tmp_path / "s/00000.npy").stat().st_size == 128 + flows(3).nbytes // 2
 
 
+@pytest.mark.parametrize(("flows_a_file", "names"), [(1, "01234"), (4, "024"), (6, "024"), (7, "03"), (100, "0")])
+def test_neighbouring_sources_share_a_file_up_to_a_size(tmp_path, flows_a_file, names):
+    folder = write(tmp_path / "s", range(5), block_mb=flows_a_file * flows(1).nbytes / 2 / 1e6)
+    assert sorted(path.name for path in folder.glob("0*.npy")) == [f"0000{name}.npy" for name in names]
+    store = FlowStore([folder])
+    for source in range(5):
+        for row, target in enumerate(store.targets(source)):
+            assert np.abs(store.flow(source, target) - flows(3, source)[row]).max() <= 1 / 64
+
+
+def test_a_run_that_goes_on_fills_the_same_files(tmp_path):
+    def work(folder, stop=99):
+        writer = FlowShardWriter(folder, "test", SIZE, 2 * flows(3).nbytes / 2 / 1e6)  # two sources a file
+        for source in range(5):
+            if source == stop:
+                return
+            if not writer.has(source, [7, 8, 9]):
+                writer.write(source, [7, 8, 9], flows(3, source))
+        writer.publish()
+
+    work(tmp_path / "whole")
+    work(tmp_path / "s", stop=3)
+    again = FlowShardWriter(tmp_path / "s", "test", SIZE)
+    assert [again.has(source, [7, 8, 9]) for source in range(5)] == [True, True, False, False, False]
+    assert not again.has(0, [7, 8])
+    work(tmp_path / "s")
+    for path in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "s" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_the_layout_of_one_file_a_source_is_still_read(tmp_path):
+    folder = write(tmp_path / "s")
+    pairs = atomic.read_json(folder / "pairs.json")
+    del pairs["files"]
+    atomic.write_json(folder / "pairs.json", pairs)
+    manifest = atomic.read_json(folder / "manifest.json")
+    data = (folder / "pairs.json").read_bytes()
+    manifest["items"]["pairs.json"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    atomic.write_json(folder / "manifest.json", manifest)
+    assert np.abs(FlowStore([folder]).flow(2, 3) - flows(3, 2)[2]).max() <= 1 / 64
+
+
 def test_shards_are_read_as_one(tmp_path):
     store = FlowStore([write(tmp_path / "a", (2,)), write(tmp_path / "b", (0, 1))])
     assert store.sources() == [0, 1, 2]
@@ -112,7 +156,7 @@ def test_flows_of_a_wrong_shape_are_a_defect_of_the_caller(tmp_path, shape):
 
 
 def test_a_resumed_writer_knows_sources_with_as_many_targets_only(tmp_path):
-    FlowShardWriter(tmp_path / "s", "test", SIZE).write(0, [1, 2], flows(2))
+    FlowShardWriter(tmp_path / "s", "test", SIZE, 0.0).write(0, [1, 2], flows(2))
     writer = FlowShardWriter(tmp_path / "s", "test", SIZE)
     assert writer.has(0, [1, 2])
     assert not writer.has(0, [1, 2, 3])
@@ -254,18 +298,18 @@ def test_masks_of_a_wrong_shape_are_a_defect_of_the_caller(tmp_path):
 def test_a_source_killed_between_mask_and_flow_is_written_again(tmp_path, monkeypatch):
     from everypoint.artifacts import flows as module
 
-    writer = FlowShardWriter(tmp_path / "s", "test", SIZE)
+    writer = FlowShardWriter(tmp_path / "s", "test", SIZE, 0.0)
 
-    def save(path, array, real=atomic.save_npy):
+    def save(path, real=atomic.mapped_npy):
         if not path.name.endswith(".mask.npy"):
             raise KeyboardInterrupt
-        real(path, array)
+        return real(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.atomic, "save_npy", save)
+        patch.setattr(module.atomic, "mapped_npy", save)
         with pytest.raises(KeyboardInterrupt):
             writer.write(0, [1], flows(1), masks(1))
-    writer = FlowShardWriter(tmp_path / "s", "test", SIZE)
+    writer = FlowShardWriter(tmp_path / "s", "test", SIZE, 0.0)
     assert not writer.has(0, [1])
     writer.write(0, [1], flows(1), masks(1, seed=5))
     writer.publish()

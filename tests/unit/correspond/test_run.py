@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pytest
 
+from everypoint.artifacts import flows
 from everypoint.artifacts.flows import FlowShardWriter, FlowStore
 from everypoint.artifacts.folder import sha256_of
 from everypoint.config.options import FlowOptions, PairOptions
@@ -68,6 +69,7 @@ def interrupt(monkeypatch, after: int) -> list[int]:
 
 
 def test_an_interrupted_run_goes_on_and_gives_equal_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(flows, "BLOCK_MB", 0.0)  # a file a source
     compute(tmp_path / "undisturbed")
     with monkeypatch.context() as patch:
         first = interrupt(patch, 4)
@@ -93,6 +95,7 @@ def raft(tmp_path_factory) -> FlowOptions:
 
 @pytest.mark.parametrize("finished", [1, 2, 3, 4])
 def test_an_interrupted_group_is_computed_whole_and_gives_equal_bytes(tmp_path, monkeypatch, raft, finished):
+    monkeypatch.setattr(flows, "BLOCK_MB", 0.0)  # a file a source
     frames = shifted_texture(7, (40, 48))
     assert compute(tmp_path / "undisturbed", frames=frames, options=raft) == 2 * (6 + 5 + 4)
     written, write = [], FlowShardWriter.write
