@@ -30,7 +30,7 @@ GPU_SPEED = {  # cores of the reference machine that one GPU is worth; not measu
     "optimize": 60.0,
     "tracks": 8.0,
 }
-MOST_SHARDS = 1000
+MOST_SHARDS = 1024
 CLIP_SECONDS, CLIP_MB = 1.5, 1200  # of one training clip of PIPs++ on a core; a guess
 TRAINER_MB = 2500  # of one process that trains or reads clips; a guess
 _VIT = {"dino-vits16": 6.0, "dino-vits8": 50.0, "dinov2-vits14": 10.0, "dinov2-vits14-reg": 10.0}  # core s a megapixel
@@ -60,6 +60,15 @@ def ask_minutes(cost: Cost, cores: float, speed: float, attempt: int) -> int:
 def ask_megabytes(cost: Cost, factor: float, attempt: int) -> int:
     """Memory that a job asks for in MB: the estimate times ``factor``, its slack, and half as much again a try."""
     return math.ceil(max(LEAST_MB, MEMORY_SLACK * cost.megabytes * factor) * 1.5 ** (attempt - 1))
+
+
+def pieces(seconds: float, minutes: float, most: int = MOST_SHARDS) -> int:
+    """Into how many jobs of about ``minutes`` work is cut, at most ``most``.
+
+    A power of two: a figure of this file that is measured anew then seldom cuts finished work in another way.
+    """
+    wanted = max(1.0, seconds / (60 * minutes))
+    return 2 ** min(math.ceil(math.log2(wanted)), math.floor(math.log2(max(1, min(most, MOST_SHARDS)))))
 
 
 # ------------------------------------------------------------------------------------- decoding, drawing, measuring

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,8 +72,7 @@ class JobsPlan(CorrespondencePlan):
 
     def _shards(self, cost: Cost, stage: str, frames: int) -> int:
         """By the speed of a GPU wherever it runs: results must not be cut anew when the machine changes."""
-        wanted = cost.seconds / costs.GPU_SPEED[stage] / (60 * self.config.jobs.minutes)
-        return max(1, min(math.ceil(wanted), costs.MOST_SHARDS, frames // 2))
+        return costs.pieces(cost.seconds / costs.GPU_SPEED[stage], self.config.jobs.minutes, frames // 2)
 
     # ----------------------------------------------------------------------------------------- resources
 

@@ -57,7 +57,7 @@ class ExportPlan:
         )
         starts = sum(max(0, frames - one.frames * stride + one.step) // one.step for stride in one.strides)
         seconds = costs.CLIP_SECONDS * len(sequences) * starts
-        return max(1, min(math.ceil(seconds / (60 * self.jobs.minutes)), costs.MOST_SHARDS))
+        return costs.pieces(seconds, self.jobs.minutes)
 
     def minutes(self, wildcards: Any, attempt: int = 1) -> int:
         """``runtime`` of rule pips_clips; a job that is cut off keeps the clips that it made."""

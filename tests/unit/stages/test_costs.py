@@ -80,3 +80,11 @@ def test_shared_memory_of_flows_is_bounded_by_its_option():
         costs.flow(huge, preset.flow.model_copy(update={"volume_gib": volume})).megabytes for volume in (1.0, 4.0)
     )
     assert more - bounded == pytest.approx(3 * 1024)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "most", "count"),
+    [(0, 99, 1), (600, 99, 1), (601, 99, 2), (2401, 99, 8), (1e9, 99, 64), (1e9, 10**6, 1024)],
+)
+def test_work_is_cut_into_powers_of_two(seconds, most, count):
+    assert costs.pieces(seconds, 10.0, most) == count

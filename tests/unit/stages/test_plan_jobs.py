@@ -56,8 +56,8 @@ def test_a_shot_has_its_own_size(videos):
 def test_a_long_video_is_cut_and_a_short_one_is_not(videos):
     plan = plan_of(jobs={"minutes": 0.02})
     preset = plan.presets["cpu"]
-    wanted = costs.flow(plan.size("long"), preset.flow).seconds / costs.GPU_SPEED["flow"] / 1.2
-    assert plan.flow_shards("long", preset.flow) == int(np.ceil(wanted)) > 5
+    seconds = costs.flow(plan.size("long"), preset.flow).seconds / costs.GPU_SPEED["flow"]
+    assert plan.flow_shards("long", preset.flow) == costs.pieces(seconds, 0.02, 300) > 5
     assert len(plan.flow_folders("long", preset)) == plan.flow_shards("long", preset.flow)
     assert plan.flow_shards("short", preset.flow) == 1
     key = relevant.features_key(preset.features)
