@@ -99,10 +99,15 @@ def storm(workspace, prepared, expected):
 
 def kill_script(folder, job: str) -> None:
     """kill -9 of what a job step runs: the stage itself, as the kernel does when memory is short."""
+    os.kill(script_of(job), signal.SIGKILL)
+
+
+def script_of(job: str) -> int:
+    """The process of the stage that a job runs."""
     lines = dict(commands())
     (step,) = [pid for pid, command in lines.items() if command.startswith(f"slurmstepd: [{job}.0]")]
     (script,) = [pid for pid in descendants(step) if ".snakemake/scripts/" in lines.get(pid, "")]
-    os.kill(script, signal.SIGKILL)
+    return script
 
 
 @pytest.mark.parametrize("video", VIDEOS)
@@ -199,9 +204,12 @@ def test_the_driver_dies_and_its_job_lives_on(alone, expected):
     old = alone.job("optimize alpha cpu")
     alone.until(lambda: alone.is_optimising("alpha"), "the optimisation to be at work")
     alone.kill()
-    assert old in {job for job, *_ in alone.cluster.jobs("running")}
+    os.kill(script_of(old), signal.SIGSTOP)  # it shall not be done before the new one has begun
     alone.submit()
     new = alone.job("optimize alpha cpu")
+    alone.until(lambda: "still at work on this" in alone.told(), "the new job to meet the old one")
+    assert old in {job for job, *_ in alone.cluster.jobs("running")}
+    os.kill(script_of(old), signal.SIGCONT)
     run = alone.succeeded()
     assert run.jobs == ["optimize alpha cpu", "report", "tracks alpha cpu"]
     assert alone.submissions("optimize alpha cpu") == [new]
