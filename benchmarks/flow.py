@@ -33,6 +33,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from measuring import hardware
 from torch.utils.flop_counter import FlopCounterMode
 
 from everypoint.config.options import FlowOptions
@@ -160,15 +161,6 @@ def row(size: str, variant: str, arguments: argparse.Namespace) -> str:
     cells = f"{found['pair']:.0f} ({found['cores']:.0f}) | {found['frame']:.0f} | {found['throughput']:.2f} | "
     cells += f"{found['peak']:.2f} / {found['estimate']:.2f} | {found['rate']:.3f} ({found['share']:.0f} %)"
     return f"| {size} | {variant} | {cells} |"
-
-
-def hardware(device: str) -> str:
-    """The machine in words."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
-    return f"{name}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
 
 
 def main() -> None:

@@ -21,7 +21,6 @@ from everypoint.errors import ArtifactError
 
 logger = logging.getLogger(__name__)
 KEEP = 2
-EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL: stopped by a signal, the checkpoint is written, start me again
 
 
 class Checkpoints:

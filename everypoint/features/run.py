@@ -61,12 +61,6 @@ def compute_features(
     atomic.write_json(out_path.with_suffix(".json"), description | {"sha256": sha256_of(out_path)})
 
 
-def frames_of_shard(frames: int, shard: tuple[int, int]) -> slice:
-    """The frames of shard (k, n), k from 0: contiguous, and as many in each as in the others, or one more."""
-    k, n = shard
-    return slice(frames * k // n, frames * (k + 1) // n)
-
-
 def join_features(parts: Sequence[str | os.PathLike[str]], out_path: str | os.PathLike[str]) -> None:
     """Write the features of all frames from those of their shards, in order, never all in memory.
 

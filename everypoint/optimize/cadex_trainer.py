@@ -78,7 +78,7 @@ class CadexTrainer(TrainerBase):
         terms = self._dense_terms(given.batch, weights, parts)
         if given.long is not None and "long_range" in weights:
             terms |= self._long_terms(given.long, weights, parts, cut=flags[0])
-        return {name: weights[name] * term for name, term in terms.items() if name in weights}, None
+        return self.weighted(terms, weights), None
 
     def clip(self) -> None:
         """Limit the norm of the depth maps' gradient."""

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from everypoint.artifacts.checkpoint import EXIT_TRY_AGAIN, Checkpoints, stop_signals
+from everypoint.artifacts.checkpoint import Checkpoints, stop_signals
 from everypoint.config.options import OptimizeOptions
-from everypoint.errors import TrainingError
+from everypoint.errors import EXIT_TRY_AGAIN, TrainingError
 from everypoint.optimize.progress import Progress
 from everypoint.optimize.trainer import Trainer
 

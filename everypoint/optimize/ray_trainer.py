@@ -91,10 +91,6 @@ class RayTrainer(TrainerBase):
             return ramps.rate(step, self._scale)
         return rate(step, self.options.steps, self.options.warmup, self.options.final_rate)
 
-    def weighted(self, terms: Mapping[str, Tensor], weights: Mapping[str, float | Tensor]) -> dict[str, Tensor]:
-        """Terms times their weights at this step; terms without one are left out."""
-        return {name: weights[name] * term for name, term in terms.items() if name in weights}
-
     def acceleration(self, batch: RayBatch, local: Tensor, canonical: Tensor, parts: FrameParts) -> Tensor:
         """How samples [R, K, 3] of a quarter of the points accelerate over the frames around their own."""
         pairs = self.sampler.options.pairs

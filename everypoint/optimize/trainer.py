@@ -170,6 +170,10 @@ class TrainerBase:
         rates, weights = numbers.split([len(self._base_rates), len(names)])
         return self._update(given, rates.unbind(), dict(zip(names, weights.float().unbind(), strict=True)), flags)
 
+    def weighted(self, terms: Mapping[str, Tensor], weights: Mapping[str, float | Tensor]) -> dict[str, Tensor]:
+        """Terms times their weights at this step; terms without one are left out."""
+        return {name: weights[name] * term for name, term in terms.items() if name in weights}
+
     def _scaled(self, multiplier: float) -> list[float]:
         """All learning rates times ``multiplier``."""
         return [rate * multiplier for rate in self._base_rates]

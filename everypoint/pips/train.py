@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from everypoint.artifacts import atomic
-from everypoint.artifacts.checkpoint import EXIT_TRY_AGAIN, Checkpoints, stop_signals
-from everypoint.errors import TrainingError
+from everypoint.artifacts.checkpoint import Checkpoints, stop_signals
+from everypoint.errors import EXIT_TRY_AGAIN, TrainingError
 from everypoint.pips.clip import Clip
 from everypoint.pips.train_data import Batch, Samples, batches
 from everypoint.pips.train_log import Board, Pools, parameter_table, run_name, step_line

@@ -9,7 +9,7 @@ from typing import Any
 from everypoint.artifacts import atomic
 from everypoint.artifacts.video import load_frames, load_meta
 from everypoint.config.options import FeatureOptions
-from everypoint.stages.flow import shard_of
+from everypoint.stages.shards import shard_of, shard_range
 
 VERSION = 1
 
@@ -30,7 +30,7 @@ def run(
     ``place`` is the folder that the back-end ``processed`` reads. ``shard`` says which part of the frames is meant;
     with ``parts``, the files of all shards, these are joined and nothing is computed.
     """
-    from everypoint.features.run import compute_features, frames_of_shard, join_features
+    from everypoint.features.run import compute_features, join_features
     from everypoint.stages.device import prepare
     from everypoint.stages.places import place_of
 
@@ -40,8 +40,9 @@ def run(
         return
     folder = Path(frames).parent
     pictures = load_frames(folder)
+    chosen = shard_range(len(pictures), *shard_of(shard))
     compute_features(
-        pictures[frames_of_shard(len(pictures), shard_of(shard))],
+        pictures[chosen.start : chosen.stop],
         FeatureOptions.model_validate(dict(options)),
         Path(output),
         prepare(device, threads),

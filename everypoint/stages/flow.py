@@ -12,14 +12,9 @@ from everypoint.artifacts.folder import fingerprint_of
 from everypoint.artifacts.video import load_frames, load_meta
 from everypoint.config.options import FlowOptions
 from everypoint.stages import frames as frames_stage
+from everypoint.stages.shards import shard_of
 
 VERSION = 1
-
-
-def shard_of(name: str) -> tuple[int, int]:
-    """``"2of4"`` as (index from 0, number of shards)."""
-    index, count = name.split("of")
-    return int(index) - 1, int(count)
 
 
 def run(

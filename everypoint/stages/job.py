@@ -13,10 +13,9 @@ from typing import Any
 
 from everypoint import __version__
 from everypoint.artifacts import atomic
-from everypoint.errors import EverypointError
+from everypoint.errors import EXIT_TRY_AGAIN, EverypointError
 from everypoint.stages import devices, slurm
 from everypoint.stages.locks import take, wait_for
-from everypoint.stages.slurm import TRY_AGAIN
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +89,7 @@ def _alone(log: Path, name: str, fingerprint: str) -> Iterator[bool]:
         sentence = f"another process is still at work on this, see {log}"
         if not slurm.is_job():
             print(f"\n{name}: {sentence}; wait for it or stop it, then run again.", file=sys.stderr)  # noqa: T201 - as in _fail
-            sys.exit(TRY_AGAIN)
+            sys.exit(EXIT_TRY_AGAIN)
         print(f"\n{name}: {sentence}; waiting for it.", file=sys.stderr, flush=True)  # noqa: T201
         waited = path.exists() and path.read_text() == fingerprint
         file = wait_for(path)

@@ -10,6 +10,7 @@ from typing import Any
 
 from everypoint.artifacts import atomic
 from everypoint.config.options_export import ExportOptions
+from everypoint.stages.shards import shard_of, shard_range
 
 VERSION = 1
 
@@ -26,11 +27,10 @@ def index(*, options: Mapping[str, Any], seed: int, output: str) -> None:
 
 def clips(*, index: str, shard: str, output: str) -> None:
     """Make the clips of one shard (``2of8``) that are not there yet, and count them in ``output``."""
-    from everypoint.pips.data.export import export_clips, open_export, shard_range
+    from everypoint.pips.data.export import export_clips, open_export
 
     export = open_export(Path(index).parent)
-    number, shards = (int(part) for part in shard.split("of"))
-    atomic.write_json(output, export_clips(export, shard_range(len(export.windows), number - 1, shards)))
+    atomic.write_json(output, export_clips(export, shard_range(len(export.windows), *shard_of(shard))))
 
 
 def summary(*, shards: Sequence[str], output: str) -> None:

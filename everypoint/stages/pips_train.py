@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from everypoint.artifacts import atomic
 from everypoint.config.options_pips import RUNTIME_OF_TRAINING, PipsTrainOptions
-from everypoint.errors import ConfigError, TrainingError
+from everypoint.errors import EXIT_TRY_AGAIN, ConfigError, TrainingError
 from everypoint.stages.devices import claim
 
 if TYPE_CHECKING:
@@ -153,8 +153,6 @@ def _launch(spec: Mapping[str, Any], options: PipsTrainOptions) -> None:
             logger.info("%s", line.rstrip())
         code = child.wait()
     if code and asked:
-        from everypoint.artifacts.checkpoint import EXIT_TRY_AGAIN
-
         raise SystemExit(EXIT_TRY_AGAIN)
     if code:
         raise TrainingError("the training of PIPs++ failed", f"its processes ended with {code}", "see the log")

@@ -14,6 +14,7 @@ from everypoint.errors import ArtifactError
 from everypoint.stages import costs
 from everypoint.stages.costs import Cost
 from everypoint.stages.plan_correspond import CorrespondencePlan
+from everypoint.stages.shards import shard_of
 from everypoint.video.sizes import Size, source_sizes, working
 
 UNKNOWN = Size(100, 480, 854)  # stands for a video whose header says nothing; its jobs say what is wrong with it
@@ -123,4 +124,4 @@ class JobsPlan(CorrespondencePlan):
 
 def _part(cost: Cost, shard: str) -> Cost:
     """The cost of one of n shards, ``3of8``."""
-    return cost._replace(seconds=cost.seconds / int(shard.split("of")[1]))
+    return cost._replace(seconds=cost.seconds / shard_of(shard)[1])

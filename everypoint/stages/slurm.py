@@ -16,7 +16,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-TRY_AGAIN = 75  # EX_TEMPFAIL: nothing is wrong with the work itself
+from everypoint.errors import EXIT_TRY_AGAIN
+
 JOB_ID = "SLURM_JOB_ID"
 LIMIT = 30  # s for an answer of SLURM: longer than it takes, shorter than what is left to a job
 
@@ -38,7 +39,7 @@ def describe() -> str:
 
 @contextlib.contextmanager
 def back_into_the_queue() -> Iterator[None]:
-    """Under SLURM let SIGTERM end the body with ``TRY_AGAIN``, and a preempted job wait for its next turn.
+    """Under SLURM let SIGTERM end the body with ``EXIT_TRY_AGAIN``, and a preempted job wait for its next turn.
 
     A body with a handler of its own (an optimisation that saves first) ends with the same code.
     """
@@ -51,13 +52,13 @@ def back_into_the_queue() -> Iterator[None]:
         if os.getpid() != process:  # a worker that was forked from here: as if there were no handler
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        sys.exit(TRY_AGAIN)
+        sys.exit(EXIT_TRY_AGAIN)
 
     signal.signal(signal.SIGTERM, end)
     try:
         yield
     except SystemExit as stop:
-        if stop.code == TRY_AGAIN:
+        if stop.code == EXIT_TRY_AGAIN:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the next one comes from our own request
             requeue_if_preempted()
         raise

@@ -133,11 +133,6 @@ def open_export(folder: str | Path) -> Export:
     return Export(Path(folder), samples, index["seed"], label, sequences, chosen)
 
 
-def shard_range(count: int, shard: int, shards: int) -> range:
-    """The clips of shard ``shard`` (from 0) of ``shards``: neighbours, so that they share sequences."""
-    return range(count * shard // shards, count * (shard + 1) // shards)
-
-
 # ------------------------------------------------------------------------------------------------------ writer
 
 

@@ -8,7 +8,7 @@ import pytest
 from everypoint.artifacts import atomic
 from everypoint.artifacts.folder import sha256_of
 from everypoint.errors import ArtifactError
-from everypoint.features.run import frames_of_shard, join_features, load_features
+from everypoint.features.run import join_features, load_features
 
 
 def write(path, maps, made_by="a"):
@@ -18,16 +18,9 @@ def write(path, maps, made_by="a"):
     return path
 
 
-@pytest.mark.parametrize(("frames", "count"), [(1, 1), (7, 3), (8, 8), (100, 7)])
-def test_shards_partition_the_frames(frames, count):
-    shards = [list(range(frames))[frames_of_shard(frames, (k, count))] for k in range(count)]
-    assert [frame for shard in shards for frame in shard] == list(range(frames))
-    assert {len(shard) for shard in shards} <= {frames // count, -(-frames // count)}
-
-
 def test_the_whole_is_the_parts_in_order(tmp_path):
     maps = np.random.default_rng(0).random((7, 2, 3, 4)).astype(np.float16)
-    parts = [write(tmp_path / f"{k}.npy", maps[frames_of_shard(7, (k, 3))]) for k in range(3)]
+    parts = [write(tmp_path / f"{k}.npy", maps[7 * k // 3 : 7 * (k + 1) // 3]) for k in range(3)]
     join_features(parts, tmp_path / "whole.npy")
     assert np.array_equal(load_features(tmp_path / "whole.npy"), maps)
     described = atomic.read_json(tmp_path / "whole.json")

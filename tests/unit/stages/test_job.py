@@ -89,7 +89,7 @@ def lock_of(snakemake) -> Path:
 def test_a_second_writer_is_refused(snakemake, other, capfd):
     with pytest.raises(SystemExit) as end:
         job.run(snakemake, lambda: pytest.fail("it ran"))
-    assert end.value.code == job.TRY_AGAIN
+    assert end.value.code == job.EXIT_TRY_AGAIN
     assert "another process is still at work on this" in capfd.readouterr().err
     assert not Path(snakemake.log[0]).exists()
     other.close()
@@ -103,7 +103,7 @@ def test_snakemake_may_remove_the_log_of_a_job_at_work(snakemake, other):
     Path(snakemake.log[0]).unlink()
     with pytest.raises(SystemExit) as end:
         job.run(snakemake, lambda: pytest.fail("it ran"))
-    assert end.value.code == job.TRY_AGAIN
+    assert end.value.code == job.EXIT_TRY_AGAIN
 
 
 def waiting(snakemake, other, monkeypatch, finished: bool) -> list[str]:

@@ -58,21 +58,21 @@ def stopped() -> int:
 
 def test_a_preempted_job_goes_back_into_the_queue(asked):
     questions = asked(PREEMPTED)
-    assert stopped() == slurm.TRY_AGAIN
+    assert stopped() == slurm.EXIT_TRY_AGAIN
     assert questions() == ["show job 7", "requeue 7"]
 
 
 @pytest.mark.parametrize("answer, code", [(RUNNING, 0), (CANCELLED, 0), ("", 1)])
 def test_any_other_one_stays_where_it_is(asked, answer, code):
     questions = asked(answer, code)
-    assert stopped() == slurm.TRY_AGAIN
+    assert stopped() == slurm.EXIT_TRY_AGAIN
     assert questions() == ["show job 7"]
 
 
 def test_a_stage_that_saves_first_ends_the_same_way(asked):
     questions = asked(PREEMPTED)
     with pytest.raises(SystemExit), slurm.back_into_the_queue():
-        raise SystemExit(slurm.TRY_AGAIN)
+        raise SystemExit(slurm.EXIT_TRY_AGAIN)
     assert questions() == ["show job 7", "requeue 7"]
 
 
@@ -88,7 +88,7 @@ def test_other_ends_ask_nothing(asked, tmp_path):
 def test_without_scontrol_it_just_ends(monkeypatch, tmp_path):
     monkeypatch.setenv(slurm.JOB_ID, "7")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert stopped() == slurm.TRY_AGAIN
+    assert stopped() == slurm.EXIT_TRY_AGAIN
 
 
 def test_outside_of_slurm_signals_are_left_alone(monkeypatch):
