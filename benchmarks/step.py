@@ -6,8 +6,9 @@
     python benchmarks/step.py --variants cpu omnimotion-lite --modes eager compiled --alone
 
 A step runs as it is (eager), as a graph of the device (captured, CUDA alone), with its blocks through torch.compile
-(compiled; CaDeX++ has none), or both; on CUDA all of these unless ``--modes`` names some. Captured steps are warm and
-recorded before the clock starts, compiled ones compiled.
+(compiled; CaDeX++ has none), with its products in TF32 (tf32, CUDA alone), or several of these; on CUDA all that
+``MODES`` lists unless ``--modes`` names some. Captured steps are warm and recorded before the clock starts, compiled
+ones compiled.
 
 OmniMotion's variants first check that our step and the literal one (:mod:`published_step`) do the same: the literal
 step gets our weights, our batch and the same places of the samples along their rays; every weighted loss term and
@@ -23,7 +24,7 @@ batch it was given. Columns:
   which says more where other programs run.
 * samples/s: rays times samples a ray.
 * TFLOP: multiplications and additions of matrix products in one step, backward pass included. TFLOP/s: by wall time,
-  and its share of the rate that large float32 products reach here, through the faster library, measured before.
+  and its share of the rate that large products of its kind reach here, through the faster library, measured before.
 * GB: what the plain operators read and write. Roofline: the least time of these operators by both rates
   (:mod:`measuring`), and its share of the time taken; code that fuses operators may take less.
 * peak GiB: of the process beyond what it held before its first step (CPU: resident; CUDA: reserved, graphs included).
@@ -55,6 +56,7 @@ from everypoint.config.presets import load_preset
 from everypoint.models.compiled import compile_blocks
 from everypoint.models.nvp import NvpBijection
 from everypoint.models.omnimotion import OmniMotionModel
+from everypoint.numerics import products_in
 from everypoint.optimize import ramps
 from everypoint.optimize.captured import WARM_UP
 from everypoint.optimize.colours import frame_colours
@@ -66,7 +68,7 @@ from everypoint.optimize.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 AT = 0.6  # share of the run at which the step is taken: every term has its weight
-MODES = ("eager", "captured", "compiled", "captured+compiled")
+MODES = ("eager", "captured", "compiled", "captured+compiled", "tf32", "captured+tf32", "captured+compiled+tf32")
 HEADER = (
     "| variant | step | ms | CPU ms | samples/s | TFLOP | TFLOP/s (of products) | GB | roofline ms (share) | "
     "peak GiB | minutes | times faster (CPU) |\n" + "|---" * 12 + "|"
@@ -227,8 +229,7 @@ def compare(variant: str, made: tuple[np.ndarray, Matches], rates: Rates, argume
     some = next(iter(trainers.values()))
     start, worst, notes = round(AT * some.options.steps), 0.0, ""
     work: dict[str, Callable[[int], object]] = {
-        mode: stepping(trainer, start, plain_products=arguments.device == "cpu" and "compiled" in mode)
-        for mode, trainer in trainers.items()
+        mode: stepping(trainer, start, mode) for mode, trainer in trainers.items()
     }
     if VARIANTS[variant][0] == "omnimotion" and "eager" in trainers and not arguments.alone:
         literal, worst, notes = checked(trainers["eager"], start)
@@ -241,17 +242,21 @@ def compare(variant: str, made: tuple[np.ndarray, Matches], rates: Rates, argume
             found.flop, found.bytes, found.roofline = same.flop, same.bytes, same.roofline
         first = next(iter(measured))
         ratio = "" if name == first else faster(measured[first], found)
-        print(line(variant, name, found, samples_of(some), rates, some.options.steps, ratio), flush=True)
+        reached = rates._replace(products=rates.tf32) if "tf32" in name and rates.tf32 else rates
+        print(line(variant, name, found, samples_of(some), reached, some.options.steps, ratio), flush=True)
     if notes:
         print(f"<!-- {variant}: relative differences, {notes} -->", flush=True)
     return worst
 
 
-def stepping(trainer: Trainer, start: int, *, plain_products: bool) -> Callable[[int], object]:
-    """Steps from ``start`` on; with torch's own products, since the compiler cannot look into oneDNN's."""
+def stepping(trainer: Trainer, start: int, mode: str) -> Callable[[int], object]:
+    """Steps from ``start`` on; compiled ones on a CPU with torch's own products: oneDNN's cannot be looked into."""
+    plain_products = trainer.device.type == "cpu" and "compiled" in mode
+    precision = "tf32" if "tf32" in mode else "float32"
 
     def step(number: int) -> None:
-        with torch.backends.mkldnn.flags(enabled=False) if plain_products else contextlib.nullcontext():
+        plain = torch.backends.mkldnn.flags(enabled=False) if plain_products else contextlib.nullcontext()
+        with plain, products_in(precision, trainer.device):
             trainer.step(start + number)
 
     return step
@@ -281,8 +286,8 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="without the literal step")
     arguments = parser.parse_args()
     arguments.modes = arguments.modes or (MODES if arguments.device == "cuda" else MODES[:1])
-    if arguments.device == "cpu" and any("captured" in mode for mode in arguments.modes):
-        parser.error("only CUDA has graphs")
+    if arguments.device == "cpu" and any("captured" in mode or "tf32" in mode for mode in arguments.modes):
+        parser.error("only CUDA has graphs and TF32")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)

@@ -66,6 +66,28 @@ def row_product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
+def products_in(precision: str, device: torch.device | str) -> Iterator[None]:
+    """Matrix products of float32 tensors on CUDA in ``float32`` or ``tf32``, until the block ends; elsewhere nothing.
+
+    TF32 rounds both factors to 11 bits and adds up in float32. The setting is the process's, so it reaches the backward
+    pass, compiled code and what a graph records. It is made by its old name, which sets the new one
+    (``fp32_precision``) too: where the two differ torch raises as soon as anything asks for the old one, as parts of
+    torch.compile do.
+    """
+    if torch.device(device).type != "cuda":
+        yield
+        return
+    products = torch.backends.cuda.matmul
+    before = products.fp32_precision
+    products.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        products.allow_tf32 = before == "tf32"
+        products.fp32_precision = before  # what was never set is not set again
+
+
+@contextlib.contextmanager
 def full_precision() -> Iterator[None]:
     """Float32 convolutions on CUDA, not TF32, and the same kernel every time."""
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):

@@ -21,6 +21,7 @@ from everypoint.models.compiled import compile_blocks, wants_compiling
 from everypoint.models.files import build_model, save_model
 from everypoint.models.motion import MotionModel
 from everypoint.models.pixels import normalise_depth
+from everypoint.numerics import products_in
 from everypoint.optimize.cadex_sampler import CadexSampler
 from everypoint.optimize.cadex_trainer import CadexTrainer
 from everypoint.optimize.draws import Course
@@ -75,16 +76,17 @@ def optimize(
         }
     )
     images = load_frames(frames_folder) if preset.model.kind == "field" else None
-    trainer = prepare(matches, preset, device, seed, images, load_depth(depth_path) if depth_path else None)
     checkpoints = Checkpoints(out_folder / "checkpoints", fingerprint)
-    progress = Progress(
-        out_folder,
-        preset.optimize.steps,
-        tensorboard=preset.optimize.tensorboard,
-        title=meta.name,
-        pictures=Pictures(load_frames(frames_folder), preset.optimize.pictures),
-    )
-    train(trainer, checkpoints, progress)
+    with products_in(preset.optimize.matmul, device):
+        trainer = prepare(matches, preset, device, seed, images, load_depth(depth_path) if depth_path else None)
+        progress = Progress(
+            out_folder,
+            preset.optimize.steps,
+            tensorboard=preset.optimize.tensorboard,
+            title=meta.name,
+            pictures=Pictures(load_frames(frames_folder), preset.optimize.pictures),
+        )
+        train(trainer, checkpoints, progress)
     save_model(out_folder / "model.pt", trainer.model)
     checkpoints.clear()
 

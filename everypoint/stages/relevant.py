@@ -182,7 +182,9 @@ def tracks(preset: Preset) -> dict[str, Any]:
     walk = _without(readout, ["fuse", *(key for keys in _READOUT.values() for key in keys)])
     if preset.tracker == "chain-multi":
         return _header(preset) | {"chain": chain, "readout": walk}
-    return _header(preset) | ({"chain": chain, "readout": own | walk} if preset.readout.fuse else {"readout": own})
+    model = {"optimize": {"matmul": preset.optimize.matmul}}  # read out as it was trained
+    walked = {"chain": chain, "readout": own | walk} if preset.readout.fuse else {"readout": own}
+    return _header(preset) | model | walked
 
 
 def reported(preset: Preset) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from everypoint.artifacts.tracks import Tracks, save_tracks, save_tracks_csv
 from everypoint.artifacts.video import VideoMeta, load_frames, load_meta
 from everypoint.config.options import Preset
 from everypoint.errors import TrainingError
+
+if TYPE_CHECKING:
+    import torch
 
 VERSION = 1
 
@@ -74,7 +78,8 @@ def run(
         features=load_features(features) if features else None,
         model=Path(model) if model else None,
     )
-    found = track(options, queries_to_index(asked["queries"], meta), inputs, place, seed)
+    with _as_trained(options, place):
+        found = track(options, queries_to_index(asked["queries"], meta), inputs, place, seed)
     positions = tracks_to_original(np.asarray(found.tracks, np.float32), meta)
     visible, confidence = np.array(found.visible, bool), np.array(found.confidence, np.float32)
     pin_queries(positions, visible, confidence, asked["queries"])
@@ -94,6 +99,15 @@ def run(
     )
     save_tracks_csv(table, result)
     save_tracks(output, result)
+
+
+def _as_trained(options: Preset, place: torch.device | str) -> contextlib.AbstractContextManager[None]:
+    """A model is read out with the arithmetic that it was trained with."""
+    if options.tracker != "optimize":
+        return contextlib.nullcontext()
+    from everypoint.numerics import products_in  # torch is needed for models only
+
+    return products_in(options.optimize.matmul, place)
 
 
 def of_tracker(tracker: str) -> dict[str, Any]:

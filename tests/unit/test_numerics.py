@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from everypoint.numerics import Pointwise, full_precision, replace_pointwise
+from everypoint.numerics import Pointwise, full_precision, products_in, replace_pointwise
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -32,3 +32,55 @@ def test_full_precision_ends_with_its_block():
         assert not torch.backends.cudnn.allow_tf32
         assert torch.backends.cudnn.deterministic
     assert torch.backends.cudnn.allow_tf32 == before
+
+
+# ------------------------------------------------------------------------------------------------ TF32
+
+PRODUCTS = torch.backends.cuda.matmul
+
+
+@pytest.fixture(params=["none", "ieee", "tf32"])
+def setting(request):
+    """What the process had before; left as it was found."""
+    found = PRODUCTS.fp32_precision
+    PRODUCTS.allow_tf32 = request.param == "tf32"
+    PRODUCTS.fp32_precision = request.param
+    yield request.param
+    PRODUCTS.allow_tf32 = found == "tf32"
+    PRODUCTS.fp32_precision = found
+
+
+@pytest.mark.parametrize(("precision", "within"), [("tf32", "tf32"), ("float32", "ieee")])
+def test_products_on_cuda_are_in_the_precision_of_the_block(setting, precision, within):
+    with products_in(precision, "cuda:0"):
+        assert PRODUCTS.fp32_precision == within
+        assert PRODUCTS.allow_tf32 == (precision == "tf32")  # raises where the names of the setting disagree
+        assert torch.get_float32_matmul_precision() == {"tf32": "high", "float32": "highest"}[precision]
+        with products_in("tf32", torch.device("cuda")), full_precision():
+            assert PRODUCTS.fp32_precision == "tf32"
+        assert PRODUCTS.fp32_precision == within
+    assert PRODUCTS.fp32_precision == setting
+    assert PRODUCTS.allow_tf32 == (setting == "tf32")
+
+
+def test_a_failure_in_the_block_leaves_nothing_behind(setting):
+    with pytest.raises(ZeroDivisionError), products_in("tf32", "cuda"):
+        raise ZeroDivisionError
+    assert PRODUCTS.fp32_precision == setting
+
+
+def test_products_on_a_cpu_are_what_they_were(setting):
+    others = torch.backends.mkldnn.matmul.fp32_precision
+    with products_in("tf32", torch.device("cpu")):
+        assert PRODUCTS.fp32_precision == setting
+    with products_in("tf32", "cuda"):
+        assert torch.backends.mkldnn.matmul.fp32_precision == others  # those of a CPU beside it too
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_tf32_rounds_factors_to_11_bits():
+    factor = torch.full((64, 64), 1 + 2.0**-13, device="cuda")
+    for precision, product in (("float32", 64 * (1 + 2.0**-13)), ("tf32", 64.0)):
+        with products_in(precision, "cuda"):
+            assert torch.equal(factor @ torch.ones_like(factor), torch.full_like(factor, product))

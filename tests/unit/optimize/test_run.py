@@ -15,7 +15,7 @@ from everypoint.config.options import MatchOptions, ModelOptions, Preset
 from everypoint.errors import InputError
 from everypoint.match.table import build_matches
 from everypoint.models.files import load_model
-from everypoint.optimize import camera
+from everypoint.optimize import camera, run
 from everypoint.optimize.loop import EXIT_TRY_AGAIN
 from everypoint.optimize.planes_trainer import PlanesTrainer
 from everypoint.optimize.run import optimize, prepare
@@ -174,6 +174,21 @@ def test_another_seed_option_or_table_starts_afresh(inputs, tmp_path, monkeypatc
     preset = tiny_preset(learning_rate=1e-3) if change == "options" else tiny_preset()
     optimize(*inputs, preset, tmp_path / "out", CPU, int(change == "seed"))
     assert taken[0] == 0
+
+
+@pytest.mark.parametrize(("matmul", "within"), [("float32", "ieee"), ("tf32", "tf32")])
+def test_a_training_has_its_precision_and_no_longer(inputs, tmp_path, monkeypatch, matmul, within):
+    """As on CUDA, where it is made; steps and held-out errors alike."""
+    seen, plain = [], run.products_in
+    monkeypatch.setattr(run, "products_in", lambda precision, _: plain(precision, "cuda"))
+    for name in ("step", "held_out_error"):
+        done = getattr(PlanesTrainer, name)
+        note = lambda *given, done=done: (seen.append(torch.backends.cuda.matmul.fp32_precision), done(*given))[1]  # noqa: E731
+        monkeypatch.setattr(PlanesTrainer, name, note)
+    before = torch.backends.cuda.matmul.fp32_precision
+    optimize(*inputs, small_preset(steps=3, log_every=3, matmul=matmul), tmp_path / "out", CPU, 0)
+    assert seen == [within] * 4
+    assert torch.backends.cuda.matmul.fp32_precision == before
 
 
 def test_too_few_matches_are_one_sentence_about_the_video(inputs, tmp_path):

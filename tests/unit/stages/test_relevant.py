@@ -143,6 +143,8 @@ def test_the_walk_depends_on_its_refinement(part, same):
         ({"optimize": {"checkpoint_seconds": 3}}, True),
         ({"optimize": {"log_every": 3}}, True),
         ({"optimize": {"pictures": 0.5}}, True),
+        ({"optimize": {"capture": "never", "compile": "never"}}, True),
+        ({"optimize": {"matmul": "tf32"}}, False),
         ({"optimize": {"rays": {"pairs": 2}}}, True),  # of other kinds of model
         ({"model": {"nvp": {"hidden": 8}}}, True),
         ({"readout": {"occlusion_depth": 0.5}}, True),
@@ -188,6 +190,8 @@ def test_with_an_early_stop_the_rows_of_the_log_count():
         ("chain-multi", {"optimize": {"steps": 7}}, True),
         ("cpu", {"readout": {"occlusion_depth": 0.5}}, False),
         ("cpu", {"optimize": {"checkpoint_seconds": 3}}, True),
+        ("cpu", {"optimize": {"matmul": "tf32"}}, False),  # a model is read out as it was trained
+        ("chain-multi", {"optimize": {"matmul": "tf32"}}, True),
     ],
 )
 def test_what_tracks_depend_on_besides_their_files(name, part, same):

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+import torch
 
+from everypoint import numerics
+from everypoint.artifacts import atomic
 from everypoint.artifacts.video import VideoMeta
+from everypoint.config.presets import load_preset
+from everypoint.stages import relevant
 from everypoint.stages import tracks as stage
+from everypoint.track import dispatch
+from everypoint.track.base import empty_tracks
+from tests.unit.optimize.test_run import video
 
 
 def meta(**changes) -> VideoMeta:
@@ -44,3 +53,33 @@ def test_the_description_holds_no_time_and_no_place():
     assert one == stage.describe(meta(source="/elsewhere/clip.mp4"), "chain", {"b": 2, "a": 1}, 0)
     assert one["options"] != stage.describe(meta(), "chain", {"a": 1, "b": 3}, 0)["options"]
     assert one["options"] != stage.describe(meta(), "chain", {"a": 1, "b": 2}, 1)["options"]
+
+
+@pytest.mark.parametrize(("matmul", "within"), [("float32", "ieee"), ("tf32", "tf32")])
+def test_a_model_is_read_out_with_the_arithmetic_of_its_training(tmp_path, monkeypatch, matmul, within):
+    """As on CUDA, where it is made; by the options that the plan hands to this stage."""
+    seen, plain = [], numerics.products_in
+    monkeypatch.setattr(numerics, "products_in", lambda precision, _: plain(precision, "cuda"))
+
+    def track(preset, queries, inputs, *_):
+        seen.append(torch.backends.cuda.matmul.fp32_precision)
+        return empty_tracks(len(inputs.frames), queries)
+
+    monkeypatch.setattr(dispatch, "track", track)
+    frames = video(tmp_path / "frames", 3, (20, 30))
+    atomic.save_npz(tmp_path / "queries.npz", queries=np.array([[0, 4, 5]], np.float32), query_ids=np.array(["a"]))
+    files = {"output": str(tmp_path / "tracks.npz"), "table": str(tmp_path / "tracks.csv")}
+    before = torch.backends.cuda.matmul.fp32_precision
+    for name in ("cpu", "chain-multi"):
+        stage.run(
+            frames=str(frames / "frames.npy"),
+            queries=str(tmp_path / "queries.npz"),
+            preset=relevant.tracks(load_preset(name, {"all": {"optimize": {"matmul": matmul}}})),
+            name=name,
+            seed=0,
+            device="cpu",
+            threads=torch.get_num_threads(),
+            **files,
+        )
+    assert seen == [within, before]
+    assert torch.backends.cuda.matmul.fp32_precision == before
