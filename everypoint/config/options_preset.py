@@ -165,7 +165,8 @@ class OptimizeOptions(Options):
         "float32",
         description="Matrix products of networks on CUDA; tf32 rounds their factors to 11 bits, and the coordinates "
         "that a network is given with them. On a CPU it changes nothing. What it gains and costs has not been "
-        "measured: 100,000 steps of omnimotion are 1.5e17 operations, some 40 minutes at the nominal float32 rate of an H200.",
+        "measured: 100,000 steps of omnimotion are 1.5e17 operations, some 40 minutes at the nominal float32 rate of "
+        "an H200.",
     )
     tensorboard: bool = Field(True, description="Write TensorBoard scalars.")
     pictures: Annotated[float, Field(ge=0, le=1)] = Field(
