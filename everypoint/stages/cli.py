@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from everypoint.errors import InputError
-from everypoint.stages import cli_pips
+from everypoint.stages import cli_pips, devices
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO_CLIP = "bikes"
@@ -23,12 +23,14 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     run = subparsers.add_parser(
         "run",
         help="track the videos of a folder (calls Snakemake)",
-        description="What is given here changes the configuration; the result is kept as RESULTS/config.yaml.",
+        description="What is given here changes the configuration; the result is kept as RESULTS/config.yaml. With no "
+        "configuration at all the presets are chain-multi and, where there is a GPU, fast, else cpu.",
     )
     run.add_argument("videos", metavar="VIDEOS", help="folder of video files and image folders, or one video file")
     run.add_argument("--methods", nargs="+", metavar="PRESET", help="presets to run, instead of those configured")
     run.add_argument("--results", metavar="FOLDER", help="where results go (default: as configured)")
     run.add_argument("--config", type=Path, metavar="FILE", help="a configuration to start from")
+    run.add_argument("--device", choices=["auto", "cpu", "cuda"], help="where networks and optimisers run")
     run.add_argument("--cores", type=int, metavar="N", help="CPU cores to use (default: all)")
     run.add_argument("-n", "--dry-run", action="store_true", help="only show what would be done")
     run.set_defaults(run=run_folder)
@@ -75,25 +77,38 @@ def run_folder(arguments: argparse.Namespace) -> int:
     from everypoint.config.generate import dump_yaml
     from everypoint.config.load import parse_config
 
-    keys = _base(arguments.config) | {"videos": arguments.videos}
-    if arguments.methods:
-        keys["methods"] = arguments.methods
-    if arguments.results:
-        keys["results"] = arguments.results
+    base, given = _base(arguments.config), {"videos": arguments.videos}
+    given |= {key: value for key in ("methods", "results", "device") if (value := getattr(arguments, key))}
+    keys = (base or {}) | given
+    if base is None and not arguments.methods:
+        keys["methods"], why = methods_here(arguments.device)
+        print(f"{why}: runs {' and '.join(keys['methods'])} (--methods names others)", flush=True)
     results = Path(parse_config(keys, "the configuration").results)
     file = results / "config.yaml"
     atomic.write_text(file, dump_yaml(keys))
     return snakemake(file, cores=arguments.cores, extra=("--dry-run",) if arguments.dry_run else ())
 
 
-def _base(config: Path | None) -> dict[str, Any]:
-    """The keys to start from: the file given, that of the working directory, or none (all defaults)."""
+def _base(config: Path | None) -> dict[str, Any] | None:
+    """The keys to start from: the file given, or that of the working directory; None without either."""
     from everypoint.config.load import read_yaml
 
     here = Path("workflow_config.yaml")
     if config is None and not here.exists():
-        return {}
+        return None
     return read_yaml(config or here)
+
+
+def methods_here(device: str | None) -> tuple[list[str], str]:
+    """The presets for someone who names none, by what ``device`` (None: auto) finds on this machine; and why."""
+    if device == "cpu":
+        return ["chain-multi", "cpu"], "The device is to be the CPU"
+    if device == "cuda":
+        return ["chain-multi", "fast"], "The device is to be a GPU"
+    found = devices.present()
+    if not found:
+        return ["chain-multi", "cpu"], "There is no GPU here"
+    return ["chain-multi", "fast"], f"There {'is a GPU' if len(found) == 1 else f'are {len(found)} GPUs'} here"
 
 
 def run_demo(arguments: argparse.Namespace) -> int:

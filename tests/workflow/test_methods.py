@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from everypoint.artifacts.tracks import load_tracks
-from tests.workflow.conftest import ROOT, add_scene, sha256
+from tests.workflow.conftest import ROOT, Run, add_scene, sha256
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +74,23 @@ def test_the_command_run_does_the_same(workflow):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_the_command_run_without_a_configuration_plans_for_the_machine(workspace):
+    """With a stand-in for nvidia-smi that lists a GPU."""
+    folder = workspace()
+    add_scene(folder.videos, "scene")
+    program = folder.folder / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'GPU 0: made up (UUID: GPU-0)'\n")
+    program.chmod(0o755)
+    hidden = ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "EVERYPOINT_DEVICES")
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    environment |= {"PYTHONPATH": str(ROOT), "PATH": f"{folder.folder}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "everypoint", "run", "videos", "-n"], cwd=folder.folder, env=environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("There is a GPU here: runs chain-multi and fast")
+    jobs = Run(0, done.stdout + done.stderr).jobs
+    assert [job for job in jobs if job.startswith("optimize")] == ["optimize scene fast"]
