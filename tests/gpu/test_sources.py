@@ -7,14 +7,13 @@ import functools
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from everypoint.artifacts import atomic
 from everypoint.config.options import FlowOptions, MatchOptions
 from everypoint.correspond.base import flow_backend
 from everypoint.match.table import build_matches
 from everypoint.optimize import run
-from everypoint.scenes.presets import preset
-from everypoint.scenes.render import render
 from tests.unit.correspond.weights import formula_weights
 from tests.unit.match.worlds import translation
 from tests.unit.optimize import test_ray_trainers as rays
@@ -34,7 +33,11 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def frames() -> np.ndarray:
-    return render(preset("two_planes", SIZE, 6), frames=range(4), samples=2)
+    """Smooth noise that moves by (3, 1) px a frame: no OpenCV, which a lent machine may lack."""
+    coarse = torch.rand(1, 3, 24, 28, generator=torch.Generator().manual_seed(0))
+    (large,) = 255 * F.interpolate(coarse, scale_factor=8, mode="bicubic").clamp(0, 1)  # [3, 192, 224]
+    views = [large[:, 16 - t : 16 - t + SIZE[0], 16 - 3 * t : 16 - 3 * t + SIZE[1]] for t in range(4)]
+    return torch.stack(views).permute(0, 2, 3, 1).to(torch.uint8).numpy()
 
 
 @pytest.mark.parametrize(
