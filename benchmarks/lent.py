@@ -15,7 +15,7 @@ That machine has to bring torch, torchvision (and with it Pillow), numpy and sci
 parts, in their order; each has its share of ``--seconds`` and a process of its own, and what one leaves over goes to
 the next:
 
-* tests: tests/gpu, the slow ones too.
+* tests: all that need CUDA, the slow ones too.
 * roofline: a large copy; large products in float32, TF32 and bfloat16.
 * steps: an optimiser step of each preset, plain, captured, compiled, in TF32, with the fused kernels; see :mod:`step`.
 * sharing: 1, 2 and 4 optimisations at once, each of the size of ``cpu``.

@@ -5,22 +5,28 @@ Each runs in a process of its own: what one breaks, a CUDA context too, is whole
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib.util
 import json
+import re
 import statistics
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+TESTS = ("tests/gpu", "tests/unit/test_numerics.py", "tests/unit/models/test_nvp.py")
+OUTCOME = re.compile(r"^(tests/\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b")
 MARK = "@lent "  # begins the lines of a part that are results
 FRAMES, REPEATS = 24, 10  # of the carried problem; of a step
-PLAIN = ("eager", "captured", "captured+tf32")
+PLAIN = ("eager", "captured", "tf32", "captured+tf32")
 COMPILED = ("compiled", "captured+compiled", "captured+compiled+tf32")
 KERNELS = ("triton", "captured+triton")  # of CaDeX++ alone
 STEPS = ("fast", "cadex-nomatch", "omnimotion-none", "cpu", "omnimotion-lite", "omnimotion-depth", "cadex")
@@ -74,19 +80,32 @@ def attempted(what: str, work: Callable[[], None], given: Given) -> None:
 
 
 def tests(given: Given) -> None:
-    """The tests that need CUDA; without it all of them are skipped."""
+    """The tests that need CUDA, the slow ones last; without it all of them are skipped."""
     if importlib.util.find_spec("pytest") is None:
         say("pytest is not here: bring its wheel", failed="tests", reason="no pytest")
         return
-    command = [sys.executable, "-m", "pytest", "tests/gpu", "-v", "--color=no", "-p", "no:cacheprovider"]
-    last = ""
+    for which in ("gpu and not slow", "gpu and slow"):
+        attempted(which, functools.partial(_tested, given, which), given)
+
+
+def _tested(given: Given, which: str) -> None:
+    """Tell failures at once, and how many there are of each outcome, of a run that is cut off too."""
+    command = [sys.executable, "-m", "pytest", *TESTS, "-m", which, "-v", "--color=no", "-p", "no:cacheprovider"]
+    counts: Counter[str] = Counter()
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        stop = threading.Timer(given.left, process.kill)
+        stop.start()
         for text in process.stdout:
             print(text, end="", flush=True)  # for the log
-            if text.startswith(("FAILED", "ERROR")):
-                say(text.strip(), failed=text.split()[1])
-            last = text.strip().strip("= ") or last
-    say(f"{last} (exit code {process.returncode})", code=process.returncode)
+            if found := OUTCOME.match(text):
+                counts[found[2].lower()] += 1
+                if found[2] in ("FAILED", "ERROR"):
+                    say(f"{found[2]} {found[1]}", failed=found[1])
+        stop.cancel()
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "none was run"
+    end = "cut off" if process.returncode < 0 else f"exit code {process.returncode}"
+    failed = {"failed": which} if process.returncode > 0 else {}
+    say(f"{which}: {outcomes} ({end})", code=process.returncode, counts=counts, **failed)
 
 
 # ------------------------------------------------------------------------------------------------ roofline

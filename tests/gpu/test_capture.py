@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from everypoint.models.compiled import compile_blocks
+from everypoint.numerics import products_in
 from everypoint.optimize.captured import WARM_UP, CapturedStep
 from everypoint.optimize.trainer import TrainerBase
 from tests.unit.optimize.test_no_sync import VARIANTS, trainer_of
@@ -57,6 +58,17 @@ def test_captured_steps_are_the_steps(name, caplog):
     assert not caplog.records
     for mine, other in zip(plain.model.parameters(), captured.model.parameters(), strict=True):
         assert (mine - other).norm() <= 1e-3 * mine.norm() + 1e-6
+
+
+@pytest.mark.parametrize("name", ["planes", "omnimotion", "cadex-nomatch"])
+def test_a_graph_keeps_the_precision_that_it_was_recorded_in(name):
+    """TF32 is near float32, and replayed steps are the plain ones of the same precision."""
+    exact = losses(trainer_of(name, "cuda", capture="never", **SLOW), range(10))
+    plain, captured = (trainer_of(name, "cuda", capture=choice, **SLOW) for choice in ("never", "always"))
+    with products_in("tf32", "cuda"):
+        expected, found = (losses(made, range(10)) for made in (plain, captured))
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert expected == pytest.approx(exact, rel=2e-2)
 
 
 def test_graphs_are_the_default():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -36,6 +40,16 @@ def find_spec(name, path=None, target=None):
     return None if name.split(".")[0] in {absent!r} else plain(name, path, target)
 PathFinder.find_spec = partial(find_spec)  # pytest makes it an attribute of a class
 """
+
+
+@pytest.fixture(scope="module")
+def benchmarks() -> Iterator[Callable[[str], ModuleType]]:
+    """Modules of the folder benchmarks by name."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        yield importlib.import_module
+    finally:
+        sys.path.remove(str(BENCHMARKS))
 
 
 def save_pictures(folder: Path, images: np.ndarray) -> None:
@@ -101,16 +115,48 @@ def test_steps_and_videos(folder, tmp_path):
     assert planned == {"fast": (4, 4), "cadex-nomatch": (4, 4)}
 
 
-def test_a_part_that_fails_says_so_and_the_next_runs(folder, tmp_path):
-    """There is no problem for the steps; the tests that need CUDA are started, and skipped."""
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    code, records, _ = lent(broken, tmp_path / "out", "--parts", "tests", "steps")
-    failed = [one for one in of(records, "steps") if "failed" in one]
-    assert (code, [one["failed"] for one in failed]) == (1, ["cpu eager", "cadex-nomatch eager"])
-    assert "ArtifactError" in failed[0]["reason"] or "need at least one array" in failed[0]["reason"]
-    (told,) = [one for one in of(records, "tests") if "code" in one]
-    assert "skipped" in told["line"] or torch.cuda.is_available()
+def test_a_part_that_fails_says_so_and_the_next_runs(tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    code, records, _ = lent(empty, tmp_path / "out", "--parts", "davis", "roofline")
+    assert code == 1
+    assert [one.get("failed") for one in of(records, "davis")] == ["davis"]
+    assert "FileNotFoundError" in of(records, "davis")[0]["line"]
+    rates = {key: value for one in of(records, "roofline") for key, value in one.items() if key not in ("part", "line")}
+    assert rates.keys() == {"device", "torch", "copy", "float32", "tf32", "bfloat16"}
+
+
+def test_what_fails_or_has_no_time_costs_nothing_else(benchmarks, capsys):
+    parts = benchmarks("lent_parts")
+
+    def broken():
+        raise RuntimeError("CUDA error:\nan illegal access")
+
+    given, done = parts.Given(Path(), "cpu", True, time.monotonic() + 1000), []
+    parts.attempted("first", broken, given)
+    parts.attempted("second", lambda: done.append("second"), given)
+    parts.attempted("third", lambda: done.append("third"), dataclasses.replace(given, deadline=0.0))
+    assert done == ["second"]
+    told = [json.loads(line.removeprefix(parts.MARK)) for line in capsys.readouterr().out.splitlines()]
+    assert told == [
+        {
+            "line": "first: failed, RuntimeError: CUDA error: an illegal access",
+            "failed": "first",
+            "reason": "RuntimeError: CUDA error: an illegal access",
+        },
+        {"line": "third: left out, the time is up", "left_out": "third"},
+    ]
+
+
+def test_a_cuda_device_gets_every_mode_and_what_may_break_it_last(benchmarks):
+    parts, step = benchmarks("lent_parts"), benchmarks("step")
+    found = list(parts._modes(parts.Given(Path(), "cuda", False, 0.0)))
+    assert len(found) == len(set(found))
+    assert {mode for _, mode in found} == {*step.MODES, *parts.KERNELS}
+    assert {variant for variant, _ in found} <= set(step.VARIANTS)
+    modes = [mode for _, mode in found]
+    assert all(mode in (*parts.KERNELS, *parts.COMPILED) for mode in modes[modes.index("triton") :])
+    assert all(mode in parts.COMPILED for mode in modes[modes.index("compiled") :])
 
 
 def test_without_time_nothing_is_tried(folder, tmp_path):
@@ -120,12 +166,28 @@ def test_without_time_nothing_is_tried(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_rates_and_processes_side_by_side(folder, tmp_path):
-    code, records, printed = lent(folder, tmp_path / "out", "--parts", "roofline", "sharing")
+def test_processes_side_by_side_and_the_tests(folder, tmp_path):
+    code, records, printed = lent(folder, tmp_path / "out", "--parts", "sharing", "tests")
     assert code == 0, printed
-    rates = {key: value for one in of(records, "roofline") for key, value in one.items() if key not in ("part", "line")}
-    assert rates.keys() == {"device", "torch", "copy", "float32", "tf32", "bfloat16"}
     assert [one["processes"] for one in of(records, "sharing") if "processes" in one] == [1, 2]
+    told = [one["counts"] for one in of(records, "tests") if "code" in one]
+    assert [sum(counts.values()) > 0 for counts in told] == [True, True]
+    assert all(counts.keys() == {"skipped"} for counts in told) or torch.cuda.is_available()
+
+
+def test_failures_among_the_tests_are_told_at_once(benchmarks, tmp_path, monkeypatch, capsys):
+    parts = benchmarks("lent_parts")
+    (tmp_path / "tests").mkdir()
+    body = "import pytest\n@pytest.mark.gpu\n@pytest.mark.parametrize('n', ['a b', 2])\ndef test_it(n): assert n == 2\n"
+    (tmp_path / "tests" / "test_made_up.py").write_text(body)
+    monkeypatch.setattr(parts, "ROOT", tmp_path)
+    monkeypatch.setattr(parts, "TESTS", ("tests",))
+    parts._tested(parts.Given(Path(), "cpu", True, time.monotonic() + 1000), "gpu and not slow")
+    told = [
+        json.loads(line.removeprefix(parts.MARK)) for line in capsys.readouterr().out.splitlines() if parts.MARK in line
+    ]
+    assert [one["failed"] for one in told] == ["tests/test_made_up.py::test_it[a b]", "gpu and not slow"]
+    assert told[1]["counts"] == {"passed": 1, "failed": 1}
 
 
 # ------------------------------------------------------------------------------------------ OpenCV's stand-in
