@@ -2,7 +2,7 @@
 
 Here, where the shared data and RAFT's weights are:
 
-    python benchmarks/lent.py prepare .lent        # eight videos, weights, a problem for steps: some 45 MB
+    python benchmarks/lent.py prepare .lent        # eight videos, weights, a problem for steps: 44 MB
     python -m pip download --no-deps ...           # the wheels to carry; `prepare` prints the line with its versions
 
 There, with the folder carried beside the checkout; ``OUT`` receives lent.txt, lent.json and lent.log:
@@ -177,10 +177,11 @@ def has_opencv() -> bool:
 
 def environment() -> dict[str, str]:
     """For the processes of the parts: the package, the benchmarks, and OpenCV's stand-in behind everything else."""
-    places = [os.environ.get("PYTHONPATH", ""), str(ROOT), str(ROOT / "benchmarks")]
+    given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    places = [*map(os.path.abspath, given), str(ROOT), str(ROOT / "benchmarks")]  # parts may run elsewhere
     places += [] if has_opencv() else [str(STAND_INS)]
     return os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, places)),
+        "PYTHONPATH": os.pathsep.join(places),
         "PYTHONUNBUFFERED": "1",
         "EVERYPOINT_OFFLINE": "1",
         "HF_HUB_OFFLINE": "1",
