@@ -145,6 +145,7 @@ class Results:
 
 def run(arguments: argparse.Namespace) -> int:
     """All parts in turn; 1 where one failed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     results, end = Results(arguments.out), time.monotonic() + arguments.seconds
     results.add("machine", machine(arguments.folder))
     for number, name in enumerate(arguments.parts):
@@ -210,6 +211,8 @@ def run_part(name: str, arguments: argparse.Namespace, results: Results, seconds
                     others.append(text.rstrip("\n"))
         finally:
             stop.cancel()
+            if process.poll() is None and sys.exc_info()[0]:  # this program is to end: its part must not live on
+                os.killpg(process.pid, signal.SIGKILL)
     results.log(name, others)
     spent = f"{time.monotonic() - started:.0f} s of {seconds:.0f}"
     if process.returncode == -signal.SIGKILL:

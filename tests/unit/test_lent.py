@@ -159,6 +159,18 @@ def test_a_cuda_device_gets_every_mode_and_what_may_break_it_last(benchmarks):
     assert all(mode in parts.COMPILED for mode in modes[modes.index("compiled") :])
 
 
+def test_a_run_that_is_ended_takes_its_part_along(folder, tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "lent.py"), "run", str(folder), str(tmp_path / "out")]
+    command += ["--device", "cpu", "--tiny", "--parts", "roofline"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        while not (line := process.stdout.readline()).startswith("roofline"):
+            assert line, "the part said nothing"
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.terminate()
+        assert process.wait() == 143
+    assert not Path(f"/proc/{child}").exists()
+
+
 def test_without_time_nothing_is_tried(folder, tmp_path):
     code, records, _ = lent(folder, tmp_path / "out", "--parts", "sharing", "davis", "--seconds", "0")
     assert code == 0
