@@ -221,6 +221,11 @@ class ReadoutOptions(Options):
     refine_rounds: Annotated[int, Field(ge=0)] = Field(
         2, description="Rounds of refinement by the flows from both directions of time; chain-multi too."
     )
+    adjust_rounds: Annotated[int, Field(ge=0)] = Field(
+        1,
+        description="Rounds in which the visible positions of a track move to where all flows between them agree; "
+        "chain-multi too.",
+    )
     agreement: PositiveFloat = Field(3.0, description="Distance in pixels within which evidence agrees.")
     recover_support: PositiveInt = Field(
         2, description="Agreeing arrivals that make a frame visible which the walk called occluded."

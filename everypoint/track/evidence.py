@@ -48,6 +48,11 @@ class Evidence:
         """Whether there are flows i -> j and j -> i."""
         return self.store.has(i, j) and self.store.has(j, i)
 
+    def neighbours(self, t: int, frames: int) -> list[int]:
+        """Frames before and after t, of ``frames``, with flows to and from it at the options' gaps."""
+        candidates = [t + sign * gap for gap in self.options.intervals for sign in (-1, 1)]
+        return [s for s in candidates if 0 <= s < frames and self.both_ways(s, t)]
+
     def appearance(self, queries: np.ndarray) -> Appearance:
         """Compares points with queries [N, 3] (t, x, y index)."""
         return Appearance(self.features, self.size, queries)

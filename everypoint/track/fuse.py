@@ -4,7 +4,8 @@
    where the point is expected make it visible;
 2. companions, where there are some: a hidden point is expected where its surroundings have gone; if it looks there as
    it did, it is visible, and the flows around it are asked again;
-3. fill: where the point stays hidden its companions carry it, else the model's motion, shifted so that it meets the
+3. adjust: all visible positions of a track move to where all flows between them agree;
+4. fill: where the point stays hidden its companions carry it, else the model's motion, shifted so that it meets the
    visible track at both ends of the gap, if the model agrees with the visible track around it.
 """
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from everypoint.config.options import CompanionOptions, ReadoutOptions
 from everypoint.geometry import inside_index
+from everypoint.track.adjust import adjust
 from everypoint.track.base import TrackArrays
 from everypoint.track.companions import Proposal, propose
 from everypoint.track.evidence import Evidence
@@ -55,6 +57,8 @@ def fuse(
                 looks = appearance.likeness(typical, there.xy)
                 found = regain(found, doubted, there, (here, looks), evidence.size, options.companions)
             found = refine(found, expected, evidence, queries, options, appearance, rounds=1)
+    found = adjust(found, evidence, queries, options, appearance)
+    if companions is not None:
         there = propose(found, companions, radius, options.companions)
     filled = _expected(found, proposal, there, options)
     tracks = np.where(found.visible[..., None], found.tracks, filled)

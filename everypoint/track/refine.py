@@ -58,7 +58,7 @@ def _round(
     everyone = np.arange(tracks.shape[1])
     for t in range(frames):
         positions, weights = [tracks[t]], [OWN_WEIGHT * visible[t]]
-        for source in _neighbours(evidence, t, frames):
+        for source in evidence.neighbours(t, frames):
             xy, error = evidence.step(source, t, tracks[source])
             usable = visible[source] & inside_index(xy, *evidence.size) & (error <= options.recover_error)
             usable &= appearance.alike(everyone, (source, tracks[source]), (t, xy), evidence.options)
@@ -76,9 +76,3 @@ def _round(
         new_tracks[t, moved] = mean[moved]
         new_visible[t] |= recovered
     return new_tracks, new_visible
-
-
-def _neighbours(evidence: Evidence, t: int, frames: int) -> list[int]:
-    """Frames before and after t with flows to and from it at the evidence's gaps."""
-    candidates = [t + sign * gap for gap in evidence.options.intervals for sign in (-1, 1)]
-    return [s for s in candidates if 0 <= s < frames and evidence.both_ways(s, t)]
