@@ -3,6 +3,7 @@
 Here, where the shared data and RAFT's weights are:
 
     python benchmarks/lent.py prepare .lent        # eight videos, weights, a problem for steps: 44 MB
+    python benchmarks/lent.py prepare .lent --rival --videos libby bmx-trees car-roundabout horsejump-high   # or this
     python -m pip download --no-deps ...           # the wheels to carry; `prepare` prints the line with its versions
 
 There, with the folder carried beside the checkout; ``OUT`` receives lent.txt, lent.json and lent.log:
@@ -20,6 +21,7 @@ the next:
 * steps: an optimiser step of each preset, plain, captured, compiled, in TF32, with the fused kernels; see :mod:`step`.
 * sharing: 1, 2 and 4 optimisations at once, each of the size of ``cpu``.
 * davis: flow, features, matches, optimisation and tracks of TAP-Vid-DAVIS's first 32 frames at 480p, with scores.
+  Without ``--rival`` no flows of a second network compete (21 MB more, so that not all videos fit).
   ``cadex-nomatch`` has RAFT's features and a constant prior here, since no weights of DINO or ZoeDepth are carried.
 
 Results are written as they come: what is cut off loses only what was not done. Without OpenCV a stand-in
@@ -53,13 +55,13 @@ WHEELS = (  # what the machine may lack; by the versions of this environment
     *("pytest", "iniconfig", "pluggy", "pygments", "packaging"),
 )
 PLATFORMS = ("2_28_x86_64", "2_17_x86_64", "2014_x86_64")
-LARGEST = 55e6  # bytes of the folder with the wheels
+LARGEST = 61e6  # bytes of the folder with the wheels
 
 
 # ------------------------------------------------------------------------------------------------- prepare
 
 
-def prepare(folder: Path, size: tuple[int, int]) -> None:
+def prepare(folder: Path, size: tuple[int, int], videos: list[str] | None = None, rival: bool = False) -> None:
     """Videos as JPEG with annotations, RAFT's weights, and the problem of the steps; what is there stays."""
     import numpy as np
     from davis32 import SHARED
@@ -69,11 +71,14 @@ def prepare(folder: Path, size: tuple[int, int]) -> None:
     from everypoint.assets.fetch import fetch
 
     for name, item in load_arrays_pickle(SHARED / "data" / "tapvid_davis32_dev.pkl").items():
+        if videos and name not in videos:
+            continue
         for picture in sorted((SHARED / "data" / "davis480" / name / "color").glob("*.jpg")):
             atomic.write_bytes(folder / "videos" / name / picture.name, picture.read_bytes())
         points, occluded = np.asarray(item["points"], np.float32), np.asarray(item["occluded"], bool)
         atomic.save_npz(folder / "videos" / f"{name}.npz", points=points, occluded=occluded)
-    atomic.write_bytes(folder / "weights" / "raft.pth", fetch("raft-things").read_bytes())
+    for file, asset in (("raft.pth", "raft-things"), *([("rival.pth", "raft-sintel")] if rival else [])):
+        atomic.write_bytes(folder / "weights" / file, fetch(asset).read_bytes())
     if not (folder / "problem" / "matches.npz").exists():
         save_problem(folder / "problem", size)
     about(folder)
@@ -249,7 +254,11 @@ def main() -> None:
     action.add_argument(
         "--size", type=int, nargs=2, default=(240, 428), metavar=("H", "W"), help="of the steps' problem"
     )
-    action.set_defaults(run=lambda arguments: prepare(arguments.folder, tuple(arguments.size)))
+    action.add_argument("--videos", nargs="+", default=None, help="names; default: all eight")
+    action.add_argument("--rival", action="store_true", help="carry the weights of a second network for the flows")
+    action.set_defaults(
+        run=lambda arguments: prepare(arguments.folder, tuple(arguments.size), arguments.videos, arguments.rival)
+    )
     running = actions.add_parser("run", help="measure")
     running.add_argument("folder", type=Path)
     running.add_argument("out", type=Path)

@@ -72,10 +72,14 @@ def preset_of(method: str, given: Given) -> Any:
     from everypoint.config.presets import load_preset
 
     weights = {"weights": str((given.folder / "weights" / "raft.pth").resolve())}
+    rival = given.folder / "weights" / "rival.pth"
     optimize: dict[str, Any] = {"tensorboard": False, "pictures": 0.0, "checkpoint_seconds": 1e6}
     optimize |= {"max_seconds": max(given.left, 1.0)}
     optimize |= {"steps": given.steps} if given.steps else {}
-    common = {"flow": weights, "features": weights, "optimize": optimize}
+    competing = {} if rival.exists() else {"rival": None}
+    if rival.exists() and load_preset(method).flow.rival:
+        competing = {"rival": str(rival.resolve())}
+    common = {"flow": weights | competing, "features": weights, "optimize": optimize}
     if given.tiny:
         common = deep_merge(SMALL, deep_merge(common, {"optimize": {"steps": given.steps or 4, "log_every": 2}}))
     own = NO_DINO if method.startswith(("cadex", "omnimotion")) else {}
@@ -136,16 +140,17 @@ class Run:
 
         preset, common = self.preset, self._common
         flows, maps = self.folder / "flow" / "1of1", self.folder / "features" / "features.npy"
-        options = preset.flow.model_dump(mode="json")
-        self._timed(
-            "flow", flow.run, frames=self._frames, options=options, shard="1of1", output=str(flows),
-            query_frames=str(self.asked), **common,
-        )  # fmt: skip
+        rivals = {"rival": [str(self.folder / "rival" / "1of1")]} if relevant.rival(preset) else {}
+        for stage, options in zip(("flow", "rival"), relevant.flows(preset), strict=False):
+            self._timed(
+                stage, flow.run, frames=self._frames, options=options.model_dump(mode="json"), shard="1of1",
+                output=str(self.folder / stage / "1of1"), query_frames=str(self.asked), **common,
+            )  # fmt: skip
         options = preset.features.model_dump(mode="json")
         self._timed("features", features.run, frames=self._frames, options=options, output=str(maps), **common)
         model = self._optimized(str(flows), str(maps)) if preset.tracker == "optimize" else None
         files = {"output": str(self.folder / "tracks.npz"), "table": str(self.folder / "tracks.csv")}
-        walked = {"flow": [str(flows)], "features": str(maps)} if preset.walks else {}
+        walked = {"flow": [str(flows)], "features": str(maps)} | rivals if preset.walks else {}
         self._timed(
             "tracks", tracks.run, frames=self._frames, queries=str(self.queries), preset=relevant.tracks(preset),
             name=self.method, seed=0, model=model, **walked, **files, **common,

@@ -2,7 +2,12 @@
 
 from everypoint.stages import job, tracks
 
-flow = snakemake.input.get("flow", [])
+
+def listed(files: str | list[str]) -> list[str]:
+    """Snakemake gives a single file of a list by itself."""
+    return [files] if isinstance(files, str) else list(files)
+
+
 runtime = snakemake.config["runtime"]
 preset = dict(snakemake.params.preset)
 for section, values in runtime["tracks"].get(snakemake.wildcards.preset, {}).items():
@@ -12,7 +17,7 @@ job.run(
     tracks.run,
     frames=snakemake.input.frames,
     queries=snakemake.input.queries,
-    flow=[flow] if isinstance(flow, str) else list(flow),
+    **{name: listed(snakemake.input.get(name, [])) for name in ("flow", "rival")},
     features=snakemake.input.get("features"),
     model=snakemake.input.get("model"),
     preset=preset,

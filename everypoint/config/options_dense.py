@@ -18,6 +18,7 @@ class PairOptions(Options):
     direct: bool = Field(
         False, description="Also the pairs between every query frame and all frames (needed by the direct chains)."
     )
+    shortest: PositiveInt = Field(1, description="Pairs of a smaller gap are left out of any plan.")
 
 
 class FlowOptions(Options):
@@ -29,6 +30,12 @@ class FlowOptions(Options):
         "none: no flows (matches come from sparse.sources alone).",
     )
     weights: str = Field("raft-things", description="raft: an asset's name or the path of a weight file.")
+    rival: str | None = Field(
+        None,
+        description="raft: weights of a second network, which takes a point's step in a walk where its landing looks "
+        "better than the first's; null for none.",
+    )
+    rival_gap: PositiveInt = Field(8, description="The rival's flows span at least this many frames.")
     iterations: PositiveInt = Field(12, description="raft: number of updates (OmniMotion: 20).")
     warm_start: bool = Field(
         False, description="raft: start each flow from the one to the target before, outwards from the source."
@@ -60,6 +67,14 @@ class FlowOptions(Options):
         None, description="Jobs that share the source frames of one video; null: as many as jobs.minutes asks for."
     )
     pairs: PairOptions = PairOptions()
+
+    @property
+    def of_rival(self) -> FlowOptions | None:
+        """The options of the second network's flows; None where there is none."""
+        if self.backend != "raft" or self.rival is None:
+            return None
+        pairs = self.pairs.model_copy(update={"shortest": max(self.rival_gap, self.pairs.shortest)})
+        return self.model_copy(update={"weights": self.rival, "rival": None, "pairs": pairs})
 
 
 class FeatureOptions(Options):

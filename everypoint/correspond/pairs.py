@@ -15,12 +15,14 @@ def count_pairs(frames: int, options: PairOptions | None) -> int:
 
     With ``direct`` it is an upper bound for queries in every fifth frame.
     """
-    if options is None or options.plan == "exhaustive":
+    if options is None:
         return frames * (frames - 1)
-    gaps = options.intervals if options.plan == "intervals" else range(1, options.window + 1)
-    planned = sum(2 * (frames - gap) for gap in gaps if gap < frames)
+    longest = {"intervals": frames, "window": options.window, "exhaustive": frames}[options.plan]
+    gaps = options.intervals if options.plan == "intervals" else range(1, longest + 1)
+    planned = sum(2 * (frames - gap) for gap in gaps if options.shortest <= gap < frames)
     direct = 2 * -(-frames // QUERIED) * (frames - 1) if options.direct else 0
-    return min(planned + direct, frames * (frames - 1))
+    possible = sum(2 * (frames - gap) for gap in range(options.shortest, frames))
+    return min(planned + direct, possible)
 
 
 def plan_pairs(frames: int, options: PairOptions, query_frames: Iterable[int] = ()) -> dict[int, list[int]]:
@@ -29,7 +31,8 @@ def plan_pairs(frames: int, options: PairOptions, query_frames: Iterable[int] = 
     Args:
         frames: number of frames T.
         options: the plan. ``exhaustive`` holds all gaps, ``window`` the gaps 1 to ``window``, ``intervals`` exactly the
-            gaps listed; ``direct`` adds the pairs between every query frame and all other frames.
+            gaps listed; ``direct`` adds the pairs between every query frame and all other frames. Pairs of a gap below
+            ``shortest`` are left out.
         query_frames: frames in which queries lie (used by ``direct``).
 
     Raises:
@@ -40,12 +43,12 @@ def plan_pairs(frames: int, options: PairOptions, query_frames: Iterable[int] = 
         "window": range(1, min(options.window, frames - 1) + 1),
         "intervals": options.intervals,
     }[options.plan]
-    pairs = {(i, i + gap) for gap in gaps for i in range(frames - gap)}
+    pairs = {(i, i + gap) for gap in gaps if gap >= options.shortest for i in range(frames - gap)}
     if options.direct:
         for q in query_frames:
             if not 0 <= q < frames:
                 raise InputError(f"query frame {q} is outside the video", f"it has frames 0 to {frames - 1}")
-            pairs |= {(q, t) for t in range(frames) if t != q}
+            pairs |= {(q, t) for t in range(frames) if abs(t - q) >= options.shortest}
     targets: dict[int, set[int]] = {i: set() for i in range(frames)}
     for i, j in pairs:
         targets[i].add(j)

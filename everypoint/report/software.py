@@ -73,6 +73,8 @@ def _weights_of(preset: Preset) -> Iterator[tuple[str, str]]:
     """Pairs (weight file, stage that uses it) of a preset."""
     if preset.flow.backend == "raft" and preset.uses_flow:
         yield preset.flow.weights, "flow"
+        if preset.flow.rival:
+            yield preset.flow.rival, "flow"
     if preset.uses_features and preset.features.weights_or_default:
         yield preset.features.weights_or_default, "features"
     if preset.tracker == "cotracker":

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from everypoint.errors import ResourceError
-from everypoint.stages.locks import take
+from everypoint.stages.locks import take, wait_for
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 STAND_INS = "EVERYPOINT_DEVICES"  # devices by name, instead of those that are found; for tests
@@ -79,6 +79,7 @@ def _take(names: list[str], count: int) -> list[str]:
     """Lock ``count`` of the devices; waits with none in hand, so that two never wait for each other."""
     said = False
     while True:
+        looking = wait_for(_locks() / "looking.lock")  # else two that look at once each see the other's places as taken
         places = {name: _places(name) for name in names}  # all that are free are locked for a moment
         wanted = 1 if count == 1 else _sharers
         free = sorted((name for name in names if len(places[name]) >= wanted), key=lambda name: -len(places[name]))
@@ -88,6 +89,7 @@ def _take(names: list[str], count: int) -> list[str]:
             _held.extend(kept)
             for lock in locks[len(kept) :]:
                 os.close(lock)
+        os.close(looking)
         if chosen:
             return chosen
         if not said:
@@ -96,11 +98,16 @@ def _take(names: list[str], count: int) -> list[str]:
         time.sleep(WAIT * random.uniform(0.5, 1.5))  # two that looked at one moment look at different ones next
 
 
-def _places(name: str) -> list[int]:
-    """Open, locked files of the free places of a device."""
+def _locks() -> Path:
+    """The folder of the lock files of this user and allocation."""
     allocation = os.environ.get(ALLOCATION, "")  # each counts its devices from 0
     folder = Path(tempfile.gettempdir()) / "-".join(["everypoint-gpus", str(os.getuid()), *filter(None, [allocation])])
     folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def _places(name: str) -> list[int]:
+    """Open, locked files of the free places of a device."""
     stem = name.strip().replace("/", "_")
-    files = [folder / (f"{stem}.lock" if place == 0 else f"{stem}.{place}.lock") for place in range(_sharers)]
+    files = [_locks() / (f"{stem}.lock" if place == 0 else f"{stem}.{place}.lock") for place in range(_sharers)]
     return [lock for lock in map(take, files) if lock is not None]

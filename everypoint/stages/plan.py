@@ -187,11 +187,11 @@ class Plan(JobsPlan):
             "queries": self.path(video, "queries/queries.npz"),
         }
         if preset.tracker == "chain":
-            return inputs | {"flow": self.flow_folders(video, preset)}
+            return inputs | {"flow": self.flow_folders(video, preset.flow)}
         if preset.tracker == "optimize":
             inputs["model"] = self.path(video, f"optimize/{wildcards.preset}/model.pt")
         if preset.walks:
-            inputs |= self.flows_and_features(video, preset)
+            inputs |= self.flows_and_features(video, preset) | self.rival_flows(video, preset)
         return inputs
 
     def tracks_options(self, wildcards: Any) -> dict[str, Any]:

@@ -42,7 +42,8 @@ class CorrespondencePlan(_Videos):
 
     @functools.cached_property
     def _flows(self) -> dict[str, FlowOptions]:
-        return {relevant.flow_key(preset): preset.flow for preset in self.presets.values()}
+        used = [options for preset in self.presets.values() for options in relevant.flows(preset)]
+        return {relevant.flow_key(options): options for options in used}
 
     def flow_options(self, wildcards: Any) -> dict[str, Any]:
         """Parameters of rule flow."""
@@ -62,11 +63,11 @@ class CorrespondencePlan(_Videos):
             return None
         return self._place(wildcards.video, options.folder, _PROCESSED_FLOW)
 
-    def flow_folders(self, video: str, preset: Preset) -> list[str]:
-        """The shards of a preset's flows; empty where it has none."""
-        if preset.flow.backend == "none":
+    def flow_folders(self, video: str, options: FlowOptions) -> list[str]:
+        """The shards of these flows; empty where there are none."""
+        if options.backend == "none":
             return []
-        count, key = self.flow_shards(video, preset.flow), relevant.flow_key(preset)
+        count, key = self.flow_shards(video, options), relevant.flow_key(options)
         return [self.path(video, f"flow/{key}/{shard}of{count}") for shard in range(1, count + 1)]
 
     # ----------------------------------------------------------------------------------- features, depth
@@ -209,18 +210,24 @@ class CorrespondencePlan(_Videos):
 
     def flows_and_features(self, video: str, preset: Preset) -> dict[str, Any]:
         """What walks and filters read: the flows, and the features of the appearance check."""
-        folders = self.flow_folders(video, preset)
+        folders = self.flow_folders(video, preset.flow)
         inputs: dict[str, Any] = {"flow": folders} if folders else {}
         if preset.uses_features:
             inputs["features"] = self._features_file(video, preset.features)
         return inputs
+
+    def rival_flows(self, video: str, preset: Preset) -> dict[str, list[str]]:
+        """The flows of a second network, for walks; empty where there is none."""
+        rival = relevant.rival(preset)
+        return {"rival": self.flow_folders(video, rival)} if rival else {}
 
     def correspondence_logs(self, preset: Preset) -> list[str]:
         """Names of the logs of all that stands between the frames and a preset's matches or tracks.
 
         A name that ends in ``.*`` stands for those of all shards.
         """
-        logs = [f"flow.{relevant.flow_key(preset)}.*"] if preset.uses_flow else []
+        flows = relevant.flows(preset) if preset.uses_flow else []
+        logs = [f"flow.{relevant.flow_key(options)}.*" for options in flows]
         if preset.uses_features:
             logs += _feature_logs(preset.features)
         if preset.tracker != "optimize":

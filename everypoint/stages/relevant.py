@@ -87,13 +87,24 @@ def _without(value: dict[str, Any], paths: Iterable[str]) -> dict[str, Any]:
 def pairs(options: PairOptions) -> dict[str, Any]:
     """The pair plan without the keys of other plans."""
     value = options.model_dump(mode="json")
-    unused = {"exhaustive": ("window", "intervals"), "window": ("intervals",), "intervals": ("window",)}
-    return {key: item for key, item in value.items() if key not in unused[options.plan]}
+    unused = {"exhaustive": ("window", "intervals"), "window": ("intervals",), "intervals": ("window",)}[options.plan]
+    unused += ("shortest",) if options.shortest == 1 else ()
+    return {key: item for key, item in value.items() if key not in unused}
 
 
 def flow(options: FlowOptions) -> dict[str, Any]:
     """What the flows depend on."""
     return _chosen(options) | {"pairs": pairs(options.pairs)}
+
+
+def rival(preset: Preset) -> FlowOptions | None:
+    """The flows of a second network, which walks read; None where there is none."""
+    return preset.flow.of_rival if preset.walks and preset.tracker != "chain" else None
+
+
+def flows(preset: Preset) -> list[FlowOptions]:
+    """All flows that a preset computes: its own, and its rival's where there are such."""
+    return [options for options in (preset.flow, rival(preset)) if options is not None]
 
 
 def features(options: FeatureOptions) -> dict[str, Any] | None:
@@ -194,7 +205,9 @@ def reported(preset: Preset) -> dict[str, Any]:
         return value | {"cotracker": {"weights": preset.cotracker.weights_or_default}}
     if is_pips(preset):
         return value | {"pips": {"weights": preset.pips.weights}}
+    second = rival(preset)
     value["flow"] = _named(preset.flow.backend, preset.flow.weights if preset.flow.backend == "raft" else None)
+    value["flow"] |= {"rival": second.weights} if second else {}
     value["features"] = _named(*_weights(preset.features)) if preset.uses_features else {"backend": "none"}
     if preset.tracker != "optimize":
         return value
@@ -225,8 +238,9 @@ def _named(backend: str, weights: str | None) -> dict[str, Any]:
 def runtime(presets: dict[str, Preset]) -> dict[str, Any]:
     """What jobs need to know but their results do not depend on: by flow key and by preset."""
     batches = {
-        flow_key(preset): {key: getattr(preset.flow, key) for key in _RUNTIME["flow"] if key != "shards"}
+        flow_key(options): {key: getattr(options, key) for key in _RUNTIME["flow"] if key != "shards"}
         for preset in presets.values()
+        for options in flows(preset)
     }
     knobs = {
         name: {key: getattr(preset.optimize, key) for key in _RUNTIME["optimize"]} for name, preset in presets.items()
@@ -254,9 +268,9 @@ def _key(backend: str, value: Any) -> str:
     return f"{backend}-{fingerprint_of(value)[:6]}"
 
 
-def flow_key(preset: Preset) -> str:
+def flow_key(options: FlowOptions) -> str:
     """``raft-1a2b3c``: back-end and hash of what the flows depend on."""
-    return _key(preset.flow.backend, flow(preset.flow))
+    return _key(options.backend, flow(options))
 
 
 def features_key(options: FeatureOptions) -> str:

@@ -57,6 +57,7 @@ def run(
     device: str,
     threads: int,
     flow: Sequence[str] = (),
+    rival: Sequence[str] = (),
     features: str | None = None,
     model: str | None = None,
 ) -> None:
@@ -75,6 +76,7 @@ def run(
     inputs = TrackInputs(
         frames=load_frames(folder),
         flows=FlowStore([Path(item) for item in flow]) if flow else None,
+        rival=FlowStore([Path(item) for item in rival]) if rival else None,
         features=load_features(features) if features else None,
         model=Path(model) if model else None,
     )

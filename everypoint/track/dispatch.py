@@ -30,6 +30,7 @@ class TrackInputs:
 
     frames: np.ndarray  # uint8 [T, H, W, 3]
     flows: FlowStore | None = None
+    rival: FlowStore | None = None  # flows of a second network
     features: np.ndarray | None = None  # float16 [T, h, w, C]
     matches: Path | None = None
     model: Path | None = None
@@ -81,10 +82,11 @@ def _walk_and_fuse(
 ) -> TrackArrays:
     """The walk along the flows, joined with what is proposed and with companions, where the preset asks for some."""
     frames, options = len(inputs.frames), preset.readout.companions
-    evidence = Evidence(_needed(inputs.flows, "flows"), preset.chain, inputs.features, inputs.frames)
+    given = inputs.features, inputs.frames, inputs.rival
+    evidence = Evidence(_needed(inputs.flows, "flows"), preset.chain, *given)
     companions = None
     if options.every:
-        plain = Evidence(evidence.store, preset.chain.model_copy(update={"boundary_radius": 0.0}), inputs.features)
+        plain = Evidence(evidence.store, preset.chain.model_copy(update={"boundary_radius": 0.0}), *given)
         companions = chain_multi_tracks(plain, starts(evidence.store, frames, options), frames)
     walked = chain_multi_tracks(evidence, queries, frames)
     return fuse(walked, proposed, evidence, queries, preset.readout, companions)

@@ -9,6 +9,7 @@ from everypoint.config.options import ChainOptions
 from everypoint.track.appearance import Appearance
 from everypoint.track.boundary import alternatives
 from everypoint.track.chain import step
+from everypoint.track.rival import the_better
 
 
 class Evidence:
@@ -18,7 +19,8 @@ class Evidence:
         store: flows between frames, both ways.
         options: which of them count, and how.
         features: float16 [T, h, w, C] of the appearance check, or None: all is alike.
-        images: uint8 [T, H, W, 3] of the frames; needed where ``options.boundary_radius`` is not 0.
+        images: uint8 [T, H, W, 3] of the frames; needed where flows compete (``options.boundary_radius``, a rival).
+        rival: flows of a second network between some of the frames, or None.
     """
 
     def __init__(
@@ -27,14 +29,22 @@ class Evidence:
         options: ChainOptions,
         features: np.ndarray | None = None,
         images: np.ndarray | None = None,
+        rival: FlowStore | None = None,
     ) -> None:
-        if options.boundary_radius and images is None:
-            raise ValueError("flows around a point can only be judged by the frames")
+        if (options.boundary_radius or rival is not None) and images is None:
+            raise ValueError("flows that compete can only be judged by the frames")
         self.store, self.options, self.features, self.images = store, options, features, images
         self.size: tuple[int, int] = store.size
+        self.rival = None if rival is None else Evidence(rival, options, None, images)
 
     def step(self, i: int, j: int, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Carry index points [N, 2] from frame i to j -> (points [N, 2], forward-backward error [N] in pixels)."""
+        own = self._own_step(i, j, xy)
+        if self.rival is None or not self.rival.both_ways(i, j) or not len(xy):
+            return own
+        return the_better(self.images[i], self.images[j], xy, own, self.rival.step(i, j, xy))
+
+    def _own_step(self, i: int, j: int, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         there, error = step(self.store, i, j, xy)
         if not self.options.boundary_radius or not len(xy):
             return there, error

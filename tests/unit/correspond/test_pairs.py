@@ -26,6 +26,13 @@ PLANS = [
     (PairOptions(plan="intervals", intervals=(1, 99)), lambda i, j: abs(i - j) == 1),
     (PairOptions(plan="intervals", intervals=(1,), direct=True), lambda i, j: abs(i - j) == 1 or {i, j} & {0, 4}),
     (PairOptions(plan="window", window=1, direct=False), lambda i, j: abs(i - j) == 1),
+    (PairOptions(plan="exhaustive", shortest=3), lambda i, j: abs(i - j) >= 3),
+    (PairOptions(plan="window", window=4, shortest=3), lambda i, j: abs(i - j) in (3, 4)),
+    (PairOptions(plan="intervals", intervals=(1, 2, 4), shortest=3), lambda i, j: abs(i - j) == 4),
+    (
+        PairOptions(plan="intervals", intervals=(1, 2), direct=True, shortest=2),
+        lambda i, j: abs(i - j) == 2 or (abs(i - j) > 2 and bool({i, j} & {0, 4})),
+    ),
 ]
 
 

@@ -107,12 +107,14 @@ def test_weights_with_licence_and_what_uses_them() -> None:
             features=FeatureOptions(backend="none"),
         ),
         "own": Preset(description="d", tracker="chain", flow=FlowOptions(weights="/path/to/=mine.pth")),
+        "two": Preset(description="e", tracker="chain-multi", flow=FlowOptions(rival="raft-sintel")),
     }
     rows = weights_used(presets)
-    assert [row["name"] for row in rows] == ["raft-things", "=mine.pth"]
+    assert [row["name"] for row in rows] == ["raft-things", "=mine.pth", "raft-sintel"]
+    assert rows[2]["used_by"] == "two: flow"
     assert rows[0]["licence"] == "BSD-3-Clause"
     assert len(rows[0]["sha256"]) == 64
-    assert rows[0]["used_by"] == "chain: flow; multi: flow, features"
+    assert rows[0]["used_by"] == "chain: flow; multi: flow, features; two: flow, features"
     assert rows[1]["licence"] == "not known: your own file"
     software = software_used(presets)
     assert software["presets"]["dis"] == "c"

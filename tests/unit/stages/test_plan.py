@@ -40,13 +40,35 @@ def plan_of(**keys):
 
 def test_chain_reads_flows_only(videos):
     inputs = plan_of(methods=["chain"]).tracks_inputs(of("a"))
-    key = relevant.flow_key(load_preset("chain"))
+    key = relevant.flow_key(load_preset("chain").flow)
     assert inputs == {
         "frames": "results/a/frames/frames.npy",
         "meta": "results/a/frames/video.json",
         "queries": "results/a/queries/queries.npz",
         "flow": [f"results/a/flow/{key}/1of1"],
     }
+
+
+@pytest.mark.parametrize("method", ["cpu", "chain-multi"])
+def test_walks_read_the_flows_of_a_rival_and_matches_do_not(videos, method):
+    plan = plan_of(methods=[method], overrides={"all": {"flow": {"rival": "raft-small", "rival_gap": 4, "shards": 2}}})
+    inputs, (own, rival) = plan.tracks_inputs(of("a", method)), relevant.flows(plan.presets[method])
+    for name, options in (("flow", own), ("rival", rival)):
+        key = relevant.flow_key(options)
+        assert inputs[name] == [f"results/a/flow/{key}/{part}of2" for part in (1, 2)]
+        assert plan.flow_options(of("a", key=key))["weights"] == options.weights
+    assert plan.flow_options(of("a", key=relevant.flow_key(rival)))["pairs"]["shortest"] == 4
+    logs = plan.correspondence_logs(plan.presets[method])
+    assert {f"flow.{relevant.flow_key(options)}.*" for options in (own, rival)} <= set(logs)
+    if method == "cpu":
+        assert "rival" not in plan.matches_inputs(of("a", key=relevant.matches_key(plan.presets["cpu"])))
+
+
+@pytest.mark.parametrize(("method", "part"), [("chain", {}), ("cpu", {"readout": {"fuse": False}})])
+def test_no_rival_where_nothing_walks(videos, method, part):
+    plan = plan_of(methods=[method], overrides={"all": {"flow": {"rival": "raft-small"}, **part}})
+    assert "rival" not in plan.tracks_inputs(of("a", method))
+    assert len(plan._flows) == 1
 
 
 def test_an_optimiser_reads_all(videos):
@@ -119,7 +141,7 @@ def test_what_a_processed_folder_holds_is_known_by_names_and_sizes(videos):
 
     def place(video: str, **parts):
         plan = plan_of(methods=["cpu"], overrides={"all": PROCESSED | parts})
-        return plan.flow_place(of(video, key=relevant.flow_key(plan.presets["cpu"])))
+        return plan.flow_place(of(video, key=relevant.flow_key(plan.presets["cpu"].flow)))
 
     before = place("d")
     assert before["path"] == "videos/d"
@@ -129,7 +151,7 @@ def test_what_a_processed_folder_holds_is_known_by_names_and_sizes(videos):
     assert place("a")["path"] == ""  # a file holds nothing else
     assert place("a", flow={"backend": "processed", "folder": "old/{video}/x"})["path"] == "old/a/x"
     computed = plan_of(methods=["cpu"])
-    assert computed.flow_place(of("d", key=relevant.flow_key(computed.presets["cpu"]))) is None
+    assert computed.flow_place(of("d", key=relevant.flow_key(computed.presets["cpu"].flow))) is None
 
 
 def test_tracks_made_elsewhere_lie_beside_the_video(videos):
@@ -156,7 +178,7 @@ def test_without_features_nothing_depends_on_them(videos):
 def test_only_direct_pairs_need_to_know_the_queries(videos):
     for direct in (False, True):
         plan = plan_of(methods=["chain"], overrides={"all": {"flow": {"pairs": {"direct": direct}}}})
-        key = relevant.flow_key(plan.presets["chain"])
+        key = relevant.flow_key(plan.presets["chain"].flow)
         assert ("query_frames" in plan.flow_inputs(of("a", key=key))) == direct
 
 

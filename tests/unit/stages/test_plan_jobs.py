@@ -34,7 +34,7 @@ def plan_of(**keys):
 
 def of(plan, video, **others):
     preset = plan.presets["cpu"]
-    keys = {"flow": relevant.flow_key(preset), "features": relevant.features_key(preset.features)}
+    keys = {"flow": relevant.flow_key(preset.flow), "features": relevant.features_key(preset.features)}
     return SimpleNamespace(video=video, preset="cpu", key=keys.get(others.pop("stage", ""), ""), **others)
 
 
@@ -58,7 +58,7 @@ def test_a_long_video_is_cut_and_a_short_one_is_not(videos):
     preset = plan.presets["cpu"]
     seconds = costs.flow(plan.size("long"), preset.flow).seconds / costs.GPU_SPEED["flow"]
     assert plan.flow_shards("long", preset.flow) == costs.pieces(seconds, 0.02, 300) > 5
-    assert len(plan.flow_folders("long", preset)) == plan.flow_shards("long", preset.flow)
+    assert len(plan.flow_folders("long", preset.flow)) == plan.flow_shards("long", preset.flow)
     assert plan.flow_shards("short", preset.flow) == 1
     key = relevant.features_key(preset.features)
     parts = plan.features_inputs(SimpleNamespace(video="long", key=key))["parts"]
@@ -81,7 +81,7 @@ def test_by_default_and_by_number(videos):
 @pytest.mark.parametrize("keys", [{"device": "cpu"}, {"device": "cuda"}, {"jobs": {"speed": 3.0, "memory": 2.0}}])
 def test_the_machine_does_not_change_the_cut(videos, keys):
     one, other = plan_of(jobs={"minutes": 0.5}), plan_of(**{**keys, "jobs": {"minutes": 0.5, **keys.get("jobs", {})}})
-    assert other.flow_folders("long", other.presets["cpu"]) == one.flow_folders("long", one.presets["cpu"])
+    assert other.flow_folders("long", other.presets["cpu"].flow) == one.flow_folders("long", one.presets["cpu"].flow)
 
 
 def test_what_is_asked_for(videos):

@@ -18,7 +18,35 @@ def changed(preset: Preset, **parts) -> Preset:
 
 @pytest.mark.parametrize("other", ["chain-multi", "cpu"])
 def test_the_first_presets_share_their_flows(other):
-    assert relevant.flow_key(load_preset(other)) == relevant.flow_key(RAFT)
+    assert relevant.flow_key(load_preset(other).flow) == relevant.flow_key(RAFT.flow)
+
+
+@pytest.mark.parametrize(
+    ("name", "flow", "count"),
+    [
+        ("cpu", {"rival": "raft-sintel"}, 2),
+        ("cpu", {"rival": None}, 1),
+        ("cpu", {"backend": "dis", "rival": "raft-sintel"}, 1),
+        ("chain-multi", {"rival": "raft-sintel"}, 2),
+        ("chain", {"rival": "raft-sintel"}, 1),  # reads neighbouring frames only
+        ("omnimotion", {"rival": "raft-sintel"}, 1),  # its model is read out alone
+    ],
+)
+def test_which_presets_have_a_rival(name, flow, count):
+    preset = load_preset(name, {"all": {"flow": flow}})
+    found = relevant.flows(preset)
+    assert found[0] == preset.flow
+    assert len(found) == count
+    assert relevant.reported(preset)["flow"].get("rival") == (flow["rival"] if count == 2 else None)
+
+
+def test_a_rival_differs_by_its_weights_and_gaps():
+    own, rival = relevant.flows(load_preset("cpu", {"cpu": {"flow": {"rival": "raft-small", "rival_gap": 5}}}))
+    assert (rival.weights, rival.rival, rival.pairs.shortest, own.pairs.shortest) == ("raft-small", None, 5, 1)
+    assert rival.model_dump(exclude={"weights", "rival", "pairs"}) == own.model_dump(
+        exclude={"weights", "rival", "pairs"}
+    )
+    assert relevant.flow_key(rival) != relevant.flow_key(own)
 
 
 def test_multi_and_cpu_share_their_features():
@@ -43,20 +71,24 @@ def test_multi_and_cpu_share_their_features():
         ({"pairs": {"plan": "window"}}, False),
         ({"pairs": {"intervals": [1, 2]}}, False),
         ({"pairs": {"direct": True}}, False),
+        ({"pairs": {"shortest": 2}}, False),
+        ({"rival": "raft-small", "rival_gap": 2}, True),  # has flows of its own
     ],
 )
 def test_what_the_flows_of_raft_depend_on(flow, same):
-    assert (relevant.flow_key(changed(RAFT, flow=flow)) == relevant.flow_key(RAFT)) == same
+    assert (relevant.flow_key(changed(RAFT, flow=flow).flow) == relevant.flow_key(RAFT.flow)) == same
 
 
 @pytest.mark.parametrize(("flow", "same"), [({"quality": "fast"}, False), ({"iterations": 3}, True)])
 def test_what_the_flows_of_dis_depend_on(flow, same):
-    assert (relevant.flow_key(changed(DIS, flow={"backend": "dis", **flow})) == relevant.flow_key(DIS)) == same
+    assert (
+        relevant.flow_key(changed(DIS, flow={"backend": "dis", **flow}).flow) == relevant.flow_key(DIS.flow)
+    ) == same
 
 
 def test_a_key_is_the_backend_and_six_hex_digits():
-    assert relevant.flow_key(DIS).startswith("dis-")
-    assert len(relevant.flow_key(DIS)) == len("dis-") + 6
+    assert relevant.flow_key(DIS.flow).startswith("dis-")
+    assert len(relevant.flow_key(DIS.flow)) == len("dis-") + 6
 
 
 @pytest.mark.parametrize(
@@ -210,7 +242,8 @@ def test_what_no_result_depends_on_reaches_the_jobs_another_way():
     presets = {name: load_preset(name, overrides) for name in ("chain", "cpu")}
     runtime = relevant.runtime(presets)
     knobs = {"batch": 5, "lookup": "auto", "volume_gib": 4.0, "compile": False}
-    assert runtime["flow"] == {relevant.flow_key(presets["cpu"]): knobs}
+    own, rival = relevant.flows(presets["cpu"])
+    assert runtime["flow"] == {relevant.flow_key(own): knobs, relevant.flow_key(rival): knobs}
     assert runtime["tracks"] == {}
     assert relevant.runtime({"pips2": load_preset("pips2")})["tracks"] == {"pips2": {"pips": {"memory_gib": 1.0}}}
     assert runtime["optimize"]["cpu"]["checkpoint_seconds"] == 3

@@ -207,12 +207,16 @@ def chosen(runs: tuple[str, ...], jobs: list[Job]) -> set[Job]:
             rules = set().union(*(readers.get(path, set()) for path in job.outputs))
             of_mutual |= {job.value("key")} if "sparse" in rules else set()
             own |= {job.value("key")} if rules - {"sparse"} else set()
+    of_rival = {path for job in jobs for name, path in job.inputs if name == "rival"}
     found = set()
     for run in runs:
         rule, _, part = run.partition("/")
         for job in jobs:
             if rule == "features":
                 is_it = job.rule in ("features", "features_part") and job.value("key") in (of_mutual if part else own)
+            elif rule == "flow":
+                whose = "the rival" if of_rival.intersection(job.outputs) else "the first network"
+                is_it = job.rule == rule and part in ("", whose)
             else:
                 is_it = job.rule == rule and (
                     not part or part in (job.value("key").split("-")[0], job.value("testset"))
@@ -427,7 +431,7 @@ def test_a_key_of_one_video_runs_the_same_stages_of_that_video_alone(here, secti
 
 def test_a_preset_that_is_added_runs_what_no_other_has_made(here):
     before = jobs(methods=["chain-multi"])
-    added = {"matches", "optimize", "tracks", "overlay", "report"}
+    added = {"flow", "matches", "optimize", "tracks", "overlay", "report"}  # the flow of cpu's rival
     assert {job.rule for job in rerun(before, jobs(methods=["chain-multi", "cpu"]))} == added
     assert {job.rule for job in rerun(jobs(methods=["chain-multi", "cpu"]), before)} == {"report"}
 
