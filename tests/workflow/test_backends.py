@@ -43,6 +43,7 @@ def weights(tmp_path_factory):
     torch.manual_seed(0)
     made = {
         "raft.pth": formula_weights(small=True),
+        "rival.pth": formula_weights(small=True),
         "dino.pth": timm.create_model("vit_small_patch16_224.dino", pretrained=False, num_classes=0).state_dict(),
         "dinov2.pth": timm.create_model(
             "vit_small_patch14_dinov2.lvd142m", pretrained=False, num_classes=0
@@ -87,6 +88,8 @@ def everything(workspace, weights):
                 "flow": {
                     "backend": "raft",
                     "weights": str(weights / "raft.pth"),
+                    "rival": str(weights / "rival.pth"),
+                    "rival_gap": 2,
                     "iterations": 2,
                     "warm_start": True,
                     "precision": "bfloat16",
@@ -148,6 +151,17 @@ def test_each_source_adds_its_rows_to_the_table(everything):
     assert len(table) == sum(sources.values())
     long = sum(rows for name, rows in sources.items() if name.startswith(("mutual", "xfeat")))
     assert ((table.flags & LONG_RANGE) > 0).sum() == long
+
+
+def test_the_flows_of_a_rival_lie_beside_the_own_and_span_its_gaps(everything):
+    pairs = {}
+    for folder in (everything.results / "scene" / "flow").glob("raft-*"):
+        store = FlowStore([folder / "1of1"])
+        gaps = frozenset(abs(i - j) for i in store.sources() for j in store.targets(i))
+        pairs[gaps] = folder.name
+    assert set(pairs) == {frozenset({1, 2}), frozenset({2})}
+    report = (everything.results / "report.html").read_text()
+    assert all(f"{name}.pth" in report for name in ("raft", "rival"))
 
 
 def test_the_filter_chained_and_used_the_depth_mask(everything):
