@@ -38,7 +38,9 @@ class Config(Options):
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         ("chain-multi", "cpu"), description="Presets that are run on every video."
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where networks and optimisers run.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where networks and optimisers run; cpu: their jobs run side by side."
+    )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of every random draw.")
     assets: str | None = Field(
         None, description="Folder of fetched weights and clips; null: $EVERYPOINT_ASSETS or the user's cache."

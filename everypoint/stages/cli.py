@@ -14,6 +14,7 @@ from everypoint.errors import InputError
 from everypoint.stages import cli_pips, devices
 
 ROOT = Path(__file__).resolve().parents[2]
+ON_CPU, ON_GPU = ["chain-multi", "cpu"], ["chain-multi", "fast"]  # presets for someone who names none
 DEMO_CLIP = "bikes"
 DEMO_SCENE = "occluder"
 
@@ -83,6 +84,8 @@ def run_folder(arguments: argparse.Namespace) -> int:
     if base is None and not arguments.methods:
         keys["methods"], why = methods_here(arguments.device)
         print(f"{why}: runs {' and '.join(keys['methods'])} (--methods names others)", flush=True)
+        if keys["methods"] == ON_CPU:
+            keys["device"] = "cpu"  # so that no job waits for the one GPU that there is not
     results = Path(parse_config(keys, "the configuration").results)
     file = results / "config.yaml"
     atomic.write_text(file, dump_yaml(keys))
@@ -102,13 +105,13 @@ def _base(config: Path | None) -> dict[str, Any] | None:
 def methods_here(device: str | None) -> tuple[list[str], str]:
     """The presets for someone who names none, by what ``device`` (None: auto) finds on this machine; and why."""
     if device == "cpu":
-        return ["chain-multi", "cpu"], "The device is to be the CPU"
+        return ON_CPU, "The device is to be the CPU"
     if device == "cuda":
-        return ["chain-multi", "fast"], "The device is to be a GPU"
+        return ON_GPU, "The device is to be a GPU"
     found = devices.present()
     if not found:
-        return ["chain-multi", "cpu"], "There is no GPU here"
-    return ["chain-multi", "fast"], f"There {'is a GPU' if len(found) == 1 else f'are {len(found)} GPUs'} here"
+        return ON_CPU, "There is no GPU here"
+    return ON_GPU, f"There {'is a GPU' if len(found) == 1 else f'are {len(found)} GPUs'} here"
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
