@@ -2,19 +2,12 @@
 
 from everypoint.stages import job, matches
 
-
-def several(name):
-    """The files of an input that may be absent, one file or many."""
-    found = snakemake.input.get(name, [])
-    return [found] if isinstance(found, str) else list(found)
-
-
 job.run(
     snakemake,
     matches.run,
     meta=snakemake.input.meta,
-    flow=several("flow"),
-    sparse=several("sparse"),
+    flow=job.several(snakemake, "flow"),
+    sparse=job.several(snakemake, "sparse"),
     features=snakemake.input.get("features"),
     frames=snakemake.input.get("frames"),
     depth=snakemake.input.get("depth"),

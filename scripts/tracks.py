@@ -2,12 +2,6 @@
 
 from everypoint.stages import job, tracks
 
-
-def listed(files: str | list[str]) -> list[str]:
-    """Snakemake gives a single file of a list by itself."""
-    return [files] if isinstance(files, str) else list(files)
-
-
 runtime = snakemake.config["runtime"]
 preset = dict(snakemake.params.preset)
 for section, values in runtime["tracks"].get(snakemake.wildcards.preset, {}).items():
@@ -17,7 +11,8 @@ job.run(
     tracks.run,
     frames=snakemake.input.frames,
     queries=snakemake.input.queries,
-    **{name: listed(snakemake.input.get(name, [])) for name in ("flow", "rival")},
+    flow=job.several(snakemake, "flow"),
+    rival=job.several(snakemake, "rival"),
     features=snakemake.input.get("features"),
     model=snakemake.input.get("model"),
     preset=preset,

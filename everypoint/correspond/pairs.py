@@ -17,9 +17,7 @@ def count_pairs(frames: int, options: PairOptions | None) -> int:
     """
     if options is None:
         return frames * (frames - 1)
-    longest = {"intervals": frames, "window": options.window, "exhaustive": frames}[options.plan]
-    gaps = options.intervals if options.plan == "intervals" else range(1, longest + 1)
-    planned = sum(2 * (frames - gap) for gap in gaps if options.shortest <= gap < frames)
+    planned = sum(2 * (frames - gap) for gap in _gaps(frames, options))
     direct = 2 * -(-frames // QUERIED) * (frames - 1) if options.direct else 0
     possible = sum(2 * (frames - gap) for gap in range(options.shortest, frames))
     return min(planned + direct, possible)
@@ -38,12 +36,7 @@ def plan_pairs(frames: int, options: PairOptions, query_frames: Iterable[int] = 
     Raises:
         InputError: a query frame outside the video.
     """
-    gaps = {
-        "exhaustive": range(1, frames),
-        "window": range(1, min(options.window, frames - 1) + 1),
-        "intervals": options.intervals,
-    }[options.plan]
-    pairs = {(i, i + gap) for gap in gaps if gap >= options.shortest for i in range(frames - gap)}
+    pairs = {(i, i + gap) for gap in _gaps(frames, options) for i in range(frames - gap)}
     if options.direct:
         for q in query_frames:
             if not 0 <= q < frames:
@@ -54,6 +47,16 @@ def plan_pairs(frames: int, options: PairOptions, query_frames: Iterable[int] = 
         targets[i].add(j)
         targets[j].add(i)
     return {i: sorted(js) for i, js in targets.items() if js}
+
+
+def _gaps(frames: int, options: PairOptions) -> list[int]:
+    """The gaps of a plan that some of the frames have, without direct pairs."""
+    gaps = {
+        "exhaustive": range(1, frames),
+        "window": range(1, min(options.window, frames - 1) + 1),
+        "intervals": options.intervals,
+    }[options.plan]
+    return [gap for gap in gaps if options.shortest <= gap < frames]
 
 
 def shard_sources(plan: Mapping[int, Sequence[int]], shard: tuple[int, int]) -> list[int]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import subprocess
 import tempfile
 import time
@@ -95,7 +94,7 @@ def _take(names: list[str], count: int) -> list[str]:
         if not said:
             logger.info("all GPUs are taken, waiting for one")
             said = True
-        time.sleep(WAIT * random.uniform(0.5, 1.5))  # two that looked at one moment look at different ones next
+        time.sleep(WAIT)
 
 
 def _locks() -> Path:

@@ -44,6 +44,12 @@ def run(snakemake: Any, stage: Callable[..., None], **arguments: Any) -> None:
         logger.info("done")
 
 
+def several(snakemake: Any, name: str) -> list[str]:
+    """The files of an input that may be absent, one file or many."""
+    found = snakemake.input.get(name, [])
+    return [found] if isinstance(found, str) else list(found)
+
+
 def _call(stage: Callable[..., None], arguments: dict[str, Any], log: Path, name: str, rule: str) -> None:
     """The stage itself; ends the process when it fails."""
     try:

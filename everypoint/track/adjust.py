@@ -13,10 +13,10 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from everypoint.config.options import ReadoutOptions
-from everypoint.geometry import inside_index
 from everypoint.track.appearance import Appearance
 from everypoint.track.base import TrackArrays
 from everypoint.track.evidence import Evidence
+from everypoint.track.refine import arrivals
 
 REWEIGHTINGS = 4  # of the robust loss
 STAY = 1e-3  # weight of a position's own place; a flow that agrees weighs 1
@@ -65,20 +65,18 @@ def adjust(
 
 def measure(found: TrackArrays, evidence: Evidence, options: ReadoutOptions, appearance: Appearance) -> Measurements:
     """Flows of the evidence's gaps between frames that show a point, as far as they pass its checks."""
-    frames, everyone = len(found.tracks), np.arange(found.tracks.shape[1])
+    frames = len(found.tracks)
     pairs, motions, counts = [], [], []
     for i in range(frames):
         for j in evidence.neighbours(i, frames):
             before = found.tracks[i]
-            there, error = evidence.step(i, j, before)
-            usable = found.visible[i] & found.visible[j] & (error <= options.recover_error)
-            usable &= inside_index(there, *evidence.size)
-            usable &= appearance.alike(everyone, (i, before), (j, there), evidence.options)
+            there, _, usable = arrivals(before, found.visible[i], (i, j), evidence, options, appearance)
+            usable &= found.visible[j]
             pairs.append((i, j))
             counts.append(usable)
             motions.append(np.where(usable[:, None], there - before, 0).astype(np.float32))
     i, j = np.array(pairs, int).reshape(-1, 2).T
-    shape = len(i), len(everyone)
+    shape = len(i), found.tracks.shape[1]
     return Measurements(i, j, np.array(motions).reshape(*shape, 2), np.array(counts, bool).reshape(shape))
 
 

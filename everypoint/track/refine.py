@@ -44,6 +44,22 @@ def refine(
     return TrackArrays(tracks.astype(np.float32), visible, confidence.astype(np.float32))
 
 
+def arrivals(
+    before: np.ndarray,
+    visible: np.ndarray,
+    pair: tuple[int, int],
+    evidence: Evidence,
+    options: ReadoutOptions,
+    appearance: Appearance,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where the queries' points [N, 2], visible or not [N], land in a step i -> j; their errors [N]; which count [N]."""
+    i, j = pair
+    there, error = evidence.step(i, j, before)
+    usable = visible & inside_index(there, *evidence.size) & (error <= options.recover_error)
+    usable &= appearance.alike(np.arange(len(before)), (i, before), (j, there), evidence.options)
+    return there, error, usable
+
+
 def _round(
     tracks: np.ndarray,
     visible: np.ndarray,
@@ -55,13 +71,10 @@ def _round(
     """One round over all frames; reads the tracks of the round before only."""
     frames = len(tracks)
     new_tracks, new_visible = tracks.copy(), visible.copy()
-    everyone = np.arange(tracks.shape[1])
     for t in range(frames):
         positions, weights = [tracks[t]], [OWN_WEIGHT * visible[t]]
         for source in evidence.neighbours(t, frames):
-            xy, error = evidence.step(source, t, tracks[source])
-            usable = visible[source] & inside_index(xy, *evidence.size) & (error <= options.recover_error)
-            usable &= appearance.alike(everyone, (source, tracks[source]), (t, xy), evidence.options)
+            xy, error, usable = arrivals(tracks[source], visible[source], (source, t), evidence, options, appearance)
             positions.append(xy)
             weights.append(usable / (0.1 + error**2))
         xy, weight = np.stack(positions), np.stack(weights)  # [S, N, 2], [S, N]
