@@ -52,7 +52,7 @@ def arrivals(
     options: ReadoutOptions,
     appearance: Appearance,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the queries' points [N, 2], visible or not [N], land in a step i -> j; their errors [N]; which count [N]."""
+    """Where points [N, 2], visible or not [N], land in a step i -> j; their errors [N]; which of them count [N]."""
     i, j = pair
     there, error = evidence.step(i, j, before)
     usable = visible & inside_index(there, *evidence.size) & (error <= options.recover_error)
