@@ -12,7 +12,7 @@ There, with the folder carried beside the checkout; ``OUT`` receives lent.txt, l
     PYTHONPATH=.lent-site python3 benchmarks/lent.py run .lent OUT
     PYTHONPATH=.lent-site python3 benchmarks/lent.py run .lent OUT --parts davis --methods fast --steps 2000
 
-That machine has to bring torch, torchvision (and with it Pillow), numpy and scipy; what is missing is said first. The
+That machine has to bring torch, Pillow, numpy and scipy; what is missing is said first. The
 parts, in their order; each has its share of ``--seconds`` and a process of its own, and what one leaves over goes to
 the next:
 
@@ -49,7 +49,7 @@ sys.path.insert(0, str(ROOT))  # the package is not installed there
 STAND_INS = ROOT / "benchmarks" / "stand_ins"
 SHARES = {"tests": 2.0, "roofline": 0.5, "steps": 4.0, "sharing": 1.0, "davis": 5.0}  # of the time
 GRACE = 10.0  # s that a part may go on behind its time, to end what it is at
-NEEDED = ("torch", "torchvision", "numpy", "scipy", "PIL", "pydantic", "yaml")
+NEEDED = ("torch", "numpy", "scipy", "PIL", "pydantic", "yaml")
 WHEELS = (  # what the machine may lack; by the versions of this environment
     *("pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions", "pyyaml"),
     *("pytest", "iniconfig", "pluggy", "pygments", "packaging"),

@@ -7,7 +7,7 @@ distances to the source, as if points kept their velocity. Development videos at
 12 iterations, shorter side 320, share of pixels with a forward-backward error below 1 px: car-roundabout 25.9 % cold,
 39.5 % as it is, 42.0 % scaled; horsejump-high 49.0, 47.3 and 47.9 %.
 
-Source: Teed and Deng, RAFT, ECCV 2020; the network is torchvision's, run by :mod:`everypoint.correspond.raft_network`.
+Source: Teed and Deng, RAFT, ECCV 2020; its parts are run by :mod:`everypoint.correspond.raft_network`.
 """
 
 from __future__ import annotations

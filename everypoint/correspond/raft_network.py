@@ -1,9 +1,8 @@
-"""RAFT inference around torchvision's network: each frame encoded once, correlations held or not, one upsampling.
+"""RAFT inference for many pairs: each frame encoded once, correlations held or not, one upsampling.
 
-torchvision's ``RAFT.forward`` encodes both images of every pair, evaluates the context half of the recurrent
-convolutions and the upsampling mask at each of the iterations, and returns upsampled flows only. For all pairs of a
-video that is about half of the work for nothing. :class:`RaftNetwork` holds torchvision's modules (so that their
-weights load as they are) and runs them so that
+The usual forward encodes both images of every pair, evaluates the context half of the recurrent convolutions and the
+upsampling mask at each of the iterations, and returns upsampled flows only. For all pairs of a video that is about half
+of the work for nothing. :class:`RaftNetwork` runs the network's parts (:mod:`everypoint.correspond.raft_parts`) so that
 
 * a frame is encoded once (its context only when it is a source) and ``pair_flows`` called once a batch of pairs, whose
   sources may differ,
@@ -24,8 +23,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.optical_flow import raft_large, raft_small
-from torchvision.models.optical_flow.raft import ConvGRU
 
 from everypoint.correspond.raft_lookup import (
     Lookup,
@@ -34,7 +31,9 @@ from everypoint.correspond.raft_lookup import (
     level_bytes,
     looked_up_bytes,
 )
+from everypoint.correspond.raft_parts import LEVELS, ConvGru, RaftParts
 from everypoint.geometry import pixel_grid
+from everypoint.networks.raft_encoder import fold_norms, without_values
 from everypoint.numerics import replace_pointwise
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -58,9 +57,9 @@ class FrameCode(NamedTuple):
 
 
 class _SplitGru(nn.Module):
-    """One ConvGRU whose convolutions are split into a part over the context and a part over (hidden, motion)."""
+    """One :class:`ConvGru`, its convolutions split into a part over the context and a part over (hidden, motion)."""
 
-    def __init__(self, gru: ConvGRU, hidden: int, context: int) -> None:
+    def __init__(self, gru: ConvGru, hidden: int, context: int) -> None:
         super().__init__()
         zr_weight = torch.cat([gru.convz.weight, gru.convr.weight])
         self.padding = gru.convz.padding
@@ -119,22 +118,18 @@ class RaftNetwork(nn.Module):
         compiled: bool = False,
     ) -> None:
         super().__init__()
-        net = (raft_small if small else raft_large)(weights=None)
-        net.load_state_dict(state, strict=True)
+        net = without_values(lambda: RaftParts(small=small))
+        net.load_state_dict(state, strict=True, assign=True)
+        sizes = net.sizes
         self.feature_encoder = net.feature_encoder
         self.context_encoder = net.context_encoder
         self.motion_encoder = net.update_block.motion_encoder
         self.flow_head = net.update_block.flow_head
         self.mask_predictor = net.mask_predictor
-        self.radius = net.corr_block.radius
-        self.levels = net.corr_block.num_levels
-        self.hidden_size = net.update_block.hidden_state_size
+        self.radius, self.levels, self.hidden_size = sizes.radius, LEVELS, sizes.hidden
         self.feature_size = net.feature_encoder.conv.out_channels
-        recurrent = net.update_block.recurrent_block
-        motion = self.motion_encoder.out_channels
-        grus = [g for g in (recurrent.convgru1, recurrent.convgru2) if isinstance(g, ConvGRU)]
-        context = grus[0].convz.weight.shape[1] - self.hidden_size - motion
-        self.grus = nn.ModuleList(_SplitGru(g, self.hidden_size, context) for g in grus)
+        self.grus = nn.ModuleList(_SplitGru(gru, sizes.hidden, sizes.context) for gru in net.update_block.grus)
+        fold_norms(self.context_encoder)
         replace_pointwise(self)
         self.dtype, self.lookup, self.compiled = PRECISIONS[precision], lookup, compiled
         self.requires_grad_(False).eval().to(dtype=self.dtype, memory_format=torch.channels_last)

@@ -1,7 +1,7 @@
 """RAFT weight files: what their keys are called, and whether they fit.
 
 Two layouts exist: the authors' (``fnet``, ``cnet``, ``update_block``; saved from DataParallel with the prefix
-``module.``) and torchvision's. The network here holds torchvision's modules, so the authors' names are translated by a
+``module.``) and torchvision's. The parts here are named as torchvision's, so the authors' names are translated by a
 table of module names; what is left over or lacking is an error.
 """
 
@@ -15,22 +15,18 @@ import torch
 from torch import Tensor
 
 from everypoint.artifacts.weights import check_fit, load_tensors, rename
+from everypoint.correspond.raft_parts import RaftParts
+from everypoint.networks.raft_encoder import encoder_names, shapes_of, without_values
 
 
 def module_names(*, small: bool) -> Iterator[tuple[str, str | None]]:
     """Pairs (name of a module in the authors' files, its name in torchvision's network; None: a duplicate to drop)."""
-    convolutions = (1, 2, 3) if small else (1, 2)
+    norms = 4 if small else 3
     for theirs, ours in (("fnet", "feature_encoder"), ("cnet", "context_encoder")):
-        yield f"{theirs}.conv1", f"{ours}.convnormrelu.0"
-        yield f"{theirs}.norm1", f"{ours}.convnormrelu.1"
-        yield f"{theirs}.conv2", f"{ours}.conv"
+        for module, name in encoder_names(small=small):
+            yield f"{theirs}.{module}", f"{ours}.{name}"
         for block in (f"layer{layer}.{index}" for layer in (1, 2, 3) for index in (0, 1)):
-            for k in convolutions:
-                yield f"{theirs}.{block}.conv{k}", f"{ours}.{block}.convnormrelu{k}.0"
-                yield f"{theirs}.{block}.norm{k}", f"{ours}.{block}.convnormrelu{k}.1"
-            for part in (0, 1):
-                yield f"{theirs}.{block}.downsample.{part}", f"{ours}.{block}.downsample.{part}"
-            yield f"{theirs}.{block}.norm{len(convolutions) + 1}", None  # the same tensors as downsample.1
+            yield f"{theirs}.{block}.norm{norms}", None  # the same tensors as downsample.1
     for branch, name in (("convc", "convcorr"), ("convf", "convflow")):
         for k in (1, 2):
             yield f"update_block.encoder.{branch}{k}", f"update_block.motion_encoder.{name}{k}.0"
@@ -46,12 +42,8 @@ def module_names(*, small: bool) -> Iterator[tuple[str, str | None]]:
 
 @functools.cache
 def expected_shapes(*, small: bool) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor of torchvision's network, by key."""
-    from torchvision.models.optical_flow import raft_large, raft_small
-
-    with torch.device("meta"):
-        net = (raft_small if small else raft_large)(weights=None)
-    return {key: tuple(tensor.shape) for key, tensor in net.state_dict().items()}
+    """Shape of every tensor of the network, by key."""
+    return shapes_of(without_values(lambda: RaftParts(small=small)))
 
 
 def to_torchvision(state: Mapping[str, Tensor], name: str = "the weights") -> tuple[dict[str, Tensor], bool]:

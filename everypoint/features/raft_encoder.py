@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +21,11 @@ from everypoint.artifacts.folder import sha256_of
 from everypoint.artifacts.weights import check_fit, load_tensors, rename
 from everypoint.assets.fetch import locate
 from everypoint.config.options import FeatureOptions
+from everypoint.networks.raft_encoder import STRIDE as CELL
+from everypoint.networks.raft_encoder import encoder_names, feature_encoder, shapes_of, without_values
 from everypoint.numerics import full_precision, replace_pointwise
 
-CELL = 8  # pixels of the encoded image a cell
 SMALLEST_SIDE = 64  # pixels of the encoded image; instance normalisation over fewer cells says little
-
-
-def encoder_names(*, small: bool) -> Iterator[tuple[str, str]]:
-    """Pairs (module of the encoder in the authors' files, without ``fnet.``; its name in torchvision's encoder).
-
-    The encoder's part of the table in the flow back-end: rooms of one floor do not import each other.
-    """
-    yield "conv1", "convnormrelu.0"
-    yield "conv2", "conv"
-    for block in (f"layer{layer}.{index}" for layer in (1, 2, 3) for index in (0, 1)):
-        for k in (1, 2, 3) if small else (1, 2):
-            yield f"{block}.conv{k}", f"{block}.convnormrelu{k}.0"
 
 
 def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
@@ -44,16 +33,13 @@ def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
 
     Raises :class:`everypoint.errors.AssetError` when the file cannot be read or does not hold the encoder.
     """
-    from torchvision.models.optical_flow import raft_large, raft_small
-
     state = load_tensors(path)
     theirs, ours = (_part(state, prefix) for prefix in ("fnet.", "feature_encoder."))
     small = any(key.startswith(("layer1.0.conv3", "layer1.0.convnormrelu3")) for key in (*theirs, *ours))
     found = rename(theirs, dict(encoder_names(small=small))) if theirs else ours
-    encoder = (raft_small if small else raft_large)(weights=None).feature_encoder
-    expected = {key: tuple(tensor.shape) for key, tensor in encoder.state_dict().items()}
-    check_fit(found, expected, str(path), "RAFT's feature encoder")
-    encoder.load_state_dict(found)
+    encoder = without_values(lambda: feature_encoder(small=small))
+    check_fit(found, shapes_of(encoder), str(path), "RAFT's feature encoder")
+    encoder.load_state_dict(found, assign=True)
     replace_pointwise(encoder)
     return encoder.requires_grad_(False).eval()
 

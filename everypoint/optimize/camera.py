@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from everypoint.artifacts.matches import Matches, coordinate_scale
+from everypoint.optimize.adam import Adam
 
 IRLS_ROUNDS = 10
 ENOUGH_MATCHES = 4096  # more than this between two frames change nothing
@@ -129,7 +130,7 @@ def adjust(matches: Matches, start: np.ndarray, seed: int) -> np.ndarray:
     camera = torch.from_numpy(scaled / scaled[:, 2:, 2:]).float().requires_grad_(True)
     free = torch.ones_like(camera)
     free[0], free[:, 2, 2] = 0, 0
-    optimizer = torch.optim.Adam([camera], lr=ADJUSTMENT_RATE, betas=(0.9, 0.99))
+    optimizer = Adam([(ADJUSTMENT_RATE, [camera])], betas=(0.9, 0.99))
     random = np.random.default_rng([seed, 1])
     to_unit = torch.tensor([-width / 2, -height / 2])
     for step in range(ADJUSTMENT_STEPS):

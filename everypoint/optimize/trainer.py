@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from everypoint.config.options import OptimizeOptions
+from everypoint.optimize.adam import Adam
 from everypoint.optimize.captured import CapturedStep, captured_step
 
 HELD_OUT_BATCH = 8192  # matches that measure the held-out error
@@ -19,7 +20,7 @@ class Trainer(Protocol):
 
     model: nn.Module
     options: OptimizeOptions
-    optimizer: torch.optim.Optimizer
+    optimizer: Adam
     device: torch.device
     rates: Sequence[float]  # learning rates of the last step, by the optimiser's groups
 
@@ -83,17 +84,14 @@ class TrainerBase:
     ) -> None:
         self.model, self.sampler, self.options = model, sampler, options
         self.device: torch.device = sampler.device
-        parameters = [{"params": list(found), "lr": rate} for rate, found in groups]
-        self.optimizer = torch.optim.Adam(parameters, betas=betas, fused=True)
-        self._base_rates = [group["lr"] for group in parameters]
+        self.optimizer = Adam(groups, betas)
+        self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.rates: Sequence[float] = list(self._base_rates)
         self.capture(captured_step(self._from_tensors, options.capture, self.device))
 
     def capture(self, captured: CapturedStep | None) -> None:
         """From now on let ``captured`` run what a step does with its batch; None: run it as it is."""
         self._captured = captured
-        for group in self.optimizer.param_groups:
-            group["capturable"] = captured is not None
 
     # ------------------------------------------------------------------------------------------------ the step
 
@@ -155,7 +153,7 @@ class TrainerBase:
             group["lr"] = rate
         terms, error = self.losses(given, weights, flags)
         loss = torch.stack(list(terms.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss.backward()
         self.clip()
         self.optimizer.step()
@@ -207,7 +205,7 @@ class TrainerBase:
         """All that a resumed run needs besides the number of steps done; the same whoever runs the steps."""
         optimizer = self.optimizer.state_dict()
         for group, rate in zip(optimizer["param_groups"], self.rates, strict=True):
-            group |= {"lr": rate, "capturable": False}
+            group["lr"] = rate
         return {"model": self.model.state_dict(), "optimizer": optimizer, "sampler": self.sampler.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -216,12 +214,11 @@ class TrainerBase:
         self.optimizer.load_state_dict(state["optimizer"])
         self.sampler.load_state(state["sampler"])
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.capture(self._captured)
         if self._captured is not None:
             self._captured.forget()  # the optimiser's moments lie elsewhere now
 
 
-def all_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, others: Mapping[str, Tensor]) -> Iterator[Tensor]:
+def all_tensors(model: nn.Module, optimizer: Adam, others: Mapping[str, Tensor]) -> Iterator[Tensor]:
     """Parameters, moments of the optimiser, and ``others``."""
     yield from model.parameters()
     for moments in optimizer.state_dict()["state"].values():

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everypoint.pips.encoder import EPS
+from everypoint.networks.instance_norm import EPS
 from everypoint.pips.winograd import WinogradConv
 
 INPUTS = 718  # three templates of 4 x 49 correlations, 128 codes of the motion, the motion

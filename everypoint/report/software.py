@@ -15,7 +15,6 @@ from everypoint.config.options import Preset
 
 PACKAGES = (
     "torch",
-    "torchvision",
     "numpy",
     "scipy",
     "opencv-python-headless",

@@ -16,6 +16,7 @@ FLOORS = {  # room: floor; the decimals order what else would be one floor: all 
     "config": 1.2,
     "artifacts": 2.0,
     "assets": 2.1,
+    "networks": 2.1,
     "video": 2.1,
     "scenes": 2.1,
     **dict.fromkeys(("correspond", "features", "depth", "match", "models", "pips"), 3.0),

@@ -10,10 +10,9 @@ import torch
 
 from everypoint.artifacts import atomic
 from everypoint.config.options import FeatureOptions
-from everypoint.correspond.raft_weights import module_names
 from everypoint.errors import ArtifactError, AssetError, ConfigError
 from everypoint.features.base import feature_backend
-from everypoint.features.raft_encoder import RaftEncoder, encoder_names, load_encoder
+from everypoint.features.raft_encoder import RaftEncoder, load_encoder
 from everypoint.features.run import compute_features, load_features
 from everypoint.geometry import pixel_grid, sample_resized
 from tests.unit.correspond.scenes import shifted_texture
@@ -27,19 +26,6 @@ def weights(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "raft.pth"
     torch.save(state, path)
     return network, path
-
-
-@pytest.mark.parametrize("small", [True, False])
-def test_names_are_those_of_the_flow_backend(small):
-    flow = {
-        theirs.removeprefix("fnet."): ours.removeprefix("feature_encoder.")
-        for theirs, ours in module_names(small=small)
-        if theirs.startswith("fnet.") and ours is not None
-    }
-    here = dict(encoder_names(small=small))
-    assert here == {theirs: flow[theirs] for theirs in here}
-    others = flow.keys() - here.keys()  # norms have no weights; downsample has one name in both layouts
-    assert all("norm" in name or name == flow[name] for name in others)
 
 
 @pytest.mark.parametrize("small", [True, False])
