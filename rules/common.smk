@@ -22,6 +22,17 @@ wildcard_constraints:
 VERSIONS = stage_versions()
 
 
+def gpus_of(count):
+    """GPUs that a job asks for: as planned, but none on a machine without any, so that jobs go side by side."""
+
+    def gpus(wildcards):
+        planned = count(wildcards) if callable(count) else count
+        here = workflow.local_exec and not workflow.dryrun
+        return planned if not here or plan.may_find_gpu() else 0
+
+    return gpus
+
+
 def shots_of(video):
     """The entries of a video: itself, or its shots once the checkpoint has found them."""
     if not plan.is_split(video):

@@ -14,7 +14,7 @@ rule flow:
         "../envs/torch.yaml"
     threads: 4
     resources:
-        gpu=plan.gpus,
+        gpu=gpus_of(plan.gpus),
         mem_mb=plan.megabytes("flow"),
         runtime=plan.minutes("flow"),
     params:
@@ -41,7 +41,7 @@ rule features_part:
         "../envs/torch.yaml"
     threads: 2
     resources:
-        gpu=plan.gpus,
+        gpu=gpus_of(plan.gpus),
         mem_mb=plan.megabytes("features"),
         runtime=plan.minutes("features"),
     params:
@@ -65,7 +65,7 @@ rule features:
         "../envs/torch.yaml"
     threads: 2
     resources:
-        gpu=plan.features_gpus,
+        gpu=gpus_of(plan.features_gpus),
         mem_mb=plan.megabytes("features"),
         runtime=plan.minutes("features"),
     params:
@@ -92,7 +92,7 @@ rule depth:
         "../envs/torch.yaml"
     threads: 2
     resources:
-        gpu=plan.gpus,
+        gpu=gpus_of(plan.gpus),
         mem_mb=plan.megabytes("depth"),
         runtime=plan.minutes("depth"),
     params:
@@ -117,7 +117,7 @@ rule sparse:
         "../envs/torch.yaml"
     threads: 2
     resources:
-        gpu=plan.gpus,
+        gpu=gpus_of(plan.gpus),
         mem_mb=plan.megabytes("sparse"),
         runtime=plan.minutes("sparse"),
     params:
@@ -143,7 +143,7 @@ rule matches:
         "../envs/torch.yaml"
     threads: 2
     resources:
-        gpu=plan.gpus,
+        gpu=gpus_of(plan.gpus),
         mem_mb=plan.megabytes("matches"),
         runtime=plan.minutes("matches"),
     params:

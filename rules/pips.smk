@@ -92,7 +92,7 @@ rule pips_train:
         "../envs/pips.yaml"
     threads: training.workers("train") + 1
     resources:
-        gpu=plan.gpus * training.processes("train"),
+        gpu=gpus_of(plan.gpus * training.processes("train")),
         nodes=training.nodes("train"),
         mem_mb=training.megabytes("train"),
         runtime=training.minutes,
@@ -117,7 +117,7 @@ rule pips_finetune:
         "../envs/pips.yaml"
     threads: training.workers("finetune") + 1
     resources:
-        gpu=plan.gpus * training.processes("finetune"),
+        gpu=gpus_of(plan.gpus * training.processes("finetune")),
         nodes=training.nodes("finetune"),
         mem_mb=training.megabytes("finetune"),
         runtime=training.minutes,
@@ -142,7 +142,7 @@ rule pips_measure:
         "../envs/pips.yaml"
     threads: 4
     resources:
-        gpu=plan.gpus,
+        gpu=gpus_of(plan.gpus),
         mem_mb=training.megabytes("measure"),
         runtime=training.minutes,
     params:

@@ -15,7 +15,7 @@ rule optimize:
         "../envs/torch.yaml"
     threads: 1
     resources:
-        gpu=plan.gpus,
+        gpu=gpus_of(plan.gpus),
         mem_mb=plan.megabytes("optimize"),
         runtime=plan.minutes("optimize"),
     params:
@@ -45,7 +45,7 @@ rule tracks:
         "../envs/torch.yaml"
     threads: 4
     resources:
-        gpu=plan.gpus,
+        gpu=gpus_of(plan.gpus),
         mem_mb=plan.megabytes("tracks"),
         runtime=plan.minutes("tracks"),
     params:

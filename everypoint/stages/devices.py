@@ -8,6 +8,7 @@ takes one of these; of one GPU there is nothing to take.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import subprocess
@@ -22,6 +23,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 STAND_INS = "EVERYPOINT_DEVICES"  # devices by name, instead of those that are found; for tests
 ALLOCATION = "SLURM_JOB_ID"  # a scheduler has given devices to this process, and perhaps to others beside it
 RANK = "LOCAL_RANK"  # of several processes of one job: each knows its device
+DRIVERS = "/dev/nvidiactl", "/dev/kfd", "/dev/dxg"  # of NVIDIA, AMD, and Windows underneath
 WAIT = 0.5  # s between looks at devices that are all taken
 
 logger = logging.getLogger(__name__)
@@ -72,6 +74,14 @@ def present() -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [str(number) for number, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+
+
+@functools.cache
+def likely() -> bool:
+    """Whether this machine may have a GPU, of whatever kind: better once too often yes than once too often no."""
+    if STAND_INS in os.environ or VISIBLE in os.environ:
+        return bool(present())
+    return bool(present()) or any(path.exists() for path in map(Path, DRIVERS))
 
 
 def _take(names: list[str], count: int) -> list[str]:

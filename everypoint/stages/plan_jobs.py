@@ -11,7 +11,7 @@ from everypoint.artifacts import atomic
 from everypoint.config.options import FeatureOptions, FlowOptions, FramesOptions
 from everypoint.config.user import Config
 from everypoint.errors import ArtifactError
-from everypoint.stages import costs
+from everypoint.stages import costs, devices
 from everypoint.stages.costs import Cost
 from everypoint.stages.plan_correspond import CorrespondencePlan
 from everypoint.stages.shards import shard_of
@@ -31,6 +31,10 @@ class JobsPlan(CorrespondencePlan):
     def gpus(self) -> int:
         """GPUs that a job of a GPU stage asks for."""
         return 0 if self.config.device == "cpu" else 1
+
+    def may_find_gpu(self) -> bool:
+        """Whether jobs on this machine may get a GPU. No result hangs on it, only how many go side by side."""
+        return self.config.device != "auto" or devices.likely()
 
     def frames_of(self, name: str) -> FramesOptions:
         """Frame options of a video or shot."""

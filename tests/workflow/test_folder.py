@@ -125,3 +125,15 @@ def test_a_comment_in_a_script_redoes_nothing(workflow):
         assert workflow.finished("-n").jobs == []
     finally:
         os.utime(script, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize(("found", "planned", "counted"), [("", 1, 0), ("0", 1, 1)])
+def test_jobs_wait_for_a_gpu_only_where_there_is_one(workspace, found, planned, counted):
+    """What a run counts by; a dry run shows what the plan asks of whatever runs it."""
+    folder = workspace(device="auto")
+    add_scene(folder.videos, "scene")
+    environment = {"EVERYPOINT_DEVICES": found}
+    for extra, gpus in ((("-n",), planned), ((), counted)):
+        run = folder.finished("--until", "flow", *extra, environment=environment)
+        resources = run.output[run.output.index("rule flow:") :].split("resources:")[1].split("\n")[0]
+        assert f"gpu={gpus}" in resources if gpus else "gpu=1" not in resources

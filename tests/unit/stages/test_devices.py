@@ -147,3 +147,20 @@ def test_a_machine_without_gpus_has_nothing_to_claim(place, monkeypatch):
     monkeypatch.delenv(devices.STAND_INS)
     monkeypatch.setenv("PATH", "/nowhere")
     assert devices.claim() == []
+
+
+def test_a_gpu_is_likely_where_one_is_listed_or_a_driver_is(place, monkeypatch, tmp_path):
+    def likely() -> bool:
+        devices.likely.cache_clear()
+        return devices.likely()
+
+    assert likely()  # the stand-ins
+    monkeypatch.delenv(devices.STAND_INS)
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(devices, "DRIVERS", (str(tmp_path / "driver"),))
+    assert not likely()
+    (tmp_path / "driver").touch()
+    assert likely()
+    monkeypatch.setenv(devices.VISIBLE, "")  # none is to be used
+    assert not likely()
+    devices.likely.cache_clear()
