@@ -16,7 +16,7 @@ def changed(preset: Preset, **parts) -> Preset:
     return load_preset("cpu" if preset.tracker == "optimize" else preset.tracker, {"all": parts})
 
 
-@pytest.mark.parametrize("other", ["chain-multi", "cpu"])
+@pytest.mark.parametrize("other", ["chain-multi", "cpu", "fast"])
 def test_the_first_presets_share_their_flows(other):
     assert relevant.flow_key(load_preset(other).flow) == relevant.flow_key(RAFT.flow)
 
