@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from everypoint import __version__
 from everypoint.errors import EverypointError
 
-ROOMS = ("assets", "config", "evaluate", "scenes", "stages")  # in the order of the help page
+ROOMS = ("assets", "config", "evaluate", "report", "scenes", "stages")  # in the order of the help page
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
