@@ -22,9 +22,9 @@ from everypoint.config.presets import load_preset
 from everypoint.config.user import Config
 from everypoint.errors import ConfigError, InputError
 from everypoint.stages import relevant
-from everypoint.stages.plan_correspond import listing
 from everypoint.stages.plan_jobs import JobsPlan
 from everypoint.stages.plan_pips import trains
+from everypoint.video.content import content_listing
 from everypoint.video.discover import Entry, discover
 
 STAGES = (
@@ -112,13 +112,20 @@ class Plan(JobsPlan):
     # ----------------------------------------------------------------------------- rules: frames, queries
 
     def entry(self, wildcards: Any) -> dict[str, str]:
-        """The entry as plain values; sources of a folder of images carry a digest of names and sizes."""
+        """The entry as plain values; folders of images carry a digest, see :mod:`everypoint.video.content`."""
         entry = self.entries[self.parent(wildcards.video)[0]]
         value = {"name": wildcards.video, "kind": entry.kind, "path": str(entry.path), "key": entry.key}
         beside = {name: getattr(entry, name) for name in ("annotations", "queries", "mask")}
         value |= {name: str(path) for name, path in beside.items() if path is not None}
-        folders = [path for path in (entry.path, entry.mask) if path is not None and path.is_dir()]
-        return value | ({"listing": listing(folders)} if folders else {})
+        folders = tuple(path for path in (entry.path, entry.mask) if path is not None and path.is_dir())
+        if folders and folders not in self._listings:
+            self._listings[folders] = content_listing(folders, self.cache)
+        return value | ({"listing": self._listings[folders]} if folders else {})
+
+    @functools.cached_property
+    def _listings(self) -> dict[tuple[Path, ...], str]:
+        """Of folders that were asked about: several rules ask, and in one plan they get one answer."""
+        return {}
 
     def source(self, wildcards: Any) -> dict[str, str]:
         """Inputs of rule frames: the source and, for a shot, where the video is cut."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 
 from everypoint.config.options import DepthOptions, FeatureOptions, FlowOptions, Preset
 from everypoint.stages import relevant
+from everypoint.video.content import listing
 from everypoint.video.discover import Entry
 
 _PROCESSED_FLOW = ("raft_exhaustive", "raft_masks", "full_mask", "color")  # folders whose names and sizes count
@@ -277,13 +277,3 @@ class CorrespondencePlan(_Videos):
 def _feature_logs(options: FeatureOptions) -> list[str]:
     key = relevant.features_key(options)
     return [f"features_part.{key}.*", f"features.{key}"]
-
-
-def listing(folders: Sequence[Path]) -> str:
-    """Digest of the names and sizes of the files in folders, which their times say nothing reliable about."""
-    digest = hashlib.sha256()
-    for folder in folders:
-        with os.scandir(folder) as items:
-            files = sorted((item.name, item.stat().st_size) for item in items if item.is_file())
-        digest.update(repr(files).encode(errors="surrogateescape"))
-    return digest.hexdigest()[:16]

@@ -6,12 +6,15 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
+from everypoint.artifacts.video import load_frames
 from everypoint.config.load import deep_merge
 from everypoint.stages.plan import STAGES, make_plan
 from tests.jobs import Job, downstream, jobs_of, rerun
-from tests.workflow.conftest import ROOT, Run, add_gif, add_scene, frames_of
+from tests.workflow.conftest import ROOT, SIZE, Run, add_gif, add_scene, frames_of
 
 METHODS = ["chain-multi", "cpu"]
 
@@ -170,3 +173,34 @@ def test_another_content_runs_that_video(workflow):
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert all("small" in job for job in jobs if job != "report")
     assert {job.split()[0] for job in jobs} == {"frames", "queries", "flow", "matches", "optimize", "tracks", "report"}
+
+
+def overwrite(folder: Path, pictures) -> None:
+    """Images without compression, numbered, all of one size."""
+    folder.mkdir(exist_ok=True)
+    for number, picture in enumerate(pictures):
+        assert cv2.imwrite(str(folder / f"{number}.bmp"), picture[..., ::-1])
+
+
+def test_images_and_masks_that_are_overwritten_by_others_of_equal_size_run_that_video(workspace):
+    folder = workspace()
+    images, masks = folder.videos / "clip", folder.videos / "clip.mask"
+    overwrite(images, frames_of("parallax", 4))
+    overwrite(masks, [255 * np.ones((*SIZE, 3), np.uint8)] * 4)
+    add_gif(folder.videos, "other", frames_of("parallax", 4))
+    folder.finished()
+    sizes = [path.stat().st_size for path in sorted(images.iterdir())]
+    for path in (*images.iterdir(), *masks.iterdir()):
+        path.touch()
+    assert folder.finished("-n").jobs == []  # a touch is no change
+    overwrite(images, frames_of("rotation", 4))
+    assert [path.stat().st_size for path in sorted(images.iterdir())] == sizes
+    jobs = folder.finished().jobs
+    assert {"frames clip", "tracks clip chain"} <= set(jobs)
+    assert not [job for job in jobs if "other" in job]
+    assert np.array_equal(load_frames(folder.results / "clip" / "frames"), frames_of("rotation", 4))
+    assert folder.finished("-n").jobs == []
+    half = 255 * np.ones((*SIZE, 3), np.uint8)
+    half[:, SIZE[1] // 2 :] = 0
+    overwrite(masks, [half] * 4)
+    assert {"queries clip", "tracks clip chain"} <= set(folder.finished("-n").jobs)

@@ -227,6 +227,19 @@ def test_a_folder_of_images_is_known_by_names_and_sizes(videos):
     assert "listing" not in plan_of(methods=["chain"]).entry(of("a"))
 
 
+def test_a_folder_of_images_is_known_by_content_too_where_there_is_a_memory(videos):
+    def entry(cache=".snakemake/everypoint"):
+        return make_plan({"methods": ["chain"]}, "c.yaml", cache).entry(of("c"))
+
+    before = entry()
+    assert before == entry(None)  # what was recorded before contents were looked at
+    (videos / "c" / "2.png").write_bytes(b"12")
+    assert entry() != before
+    assert entry() == entry()
+    (videos / "c" / "2.png").write_bytes(b"00")
+    assert entry() == before
+
+
 def test_a_misspelt_video_names_the_nearest(videos):
     (videos / "clip.mp4").touch()
     with pytest.raises(ConfigError, match="per_video has the unknown video 'clp', did you mean 'clip'"):
