@@ -79,6 +79,16 @@ wildcard_constraints:
     testset="|".join(TESTS),
 
 
+def as_finished(inputs):
+    """Inputs of a rule that reads a model: a finished one is no product of a job unless this run asks for it."""
+    settings = workflow.dag_settings
+    asked = {*settings.targets, *settings.forcerun}
+    model = inputs.get("weights")
+    if model is None or settings.forceall or not training.keeps(model, asked):
+        return inputs
+    return inputs | {"weights": before_update(model)}
+
+
 rule pips_train:
     input:
         unpack(lambda wildcards: training.inputs("train")),
@@ -106,7 +116,7 @@ rule pips_train:
 
 rule pips_finetune:
     input:
-        unpack(lambda wildcards: training.inputs("finetune")),
+        unpack(lambda wildcards: as_finished(training.inputs("finetune"))),
     output:
         training.model("finetune"),
     log:
@@ -131,7 +141,7 @@ rule pips_finetune:
 
 rule pips_measure:
     input:
-        unpack(lambda wildcards: training.test_inputs()),
+        unpack(lambda wildcards: as_finished(training.test_inputs())),
     output:
         "<pips>/test/{testset}.json",
     log:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,16 @@ class TrainPlan:
         if options.data == "clips" and options.source is None and self.config.pips.export.root is not None:
             found["clips"] = f"{export_plan(self.config).folder}/export.json"
         return found
+
+    def keeps(self, model: str, targets: Collection[str]) -> bool:
+        """Whether a rule that reads ``model`` takes it as it lies there, whatever this configuration would train.
+
+        Snakemake removes what it makes again, and a model is days of work; so a finished one is made again only where
+        ``targets``, rules or files, name it.
+        """
+        rules = {self.model(name): f"pips_{name}" for name in self._trainings}
+        named = {os.path.normpath(target) for target in targets}
+        return os.path.exists(model) and not named & {model, rules[model]}
 
     def parameters(self, name: str) -> dict[str, Any]:
         """Options that the weights depend on, with the folder that is read."""

@@ -57,6 +57,18 @@ def test_tests_use_the_weights_of_a_target_or_those_named():
     assert plan(test={"weights": "mine.pth", "crohd": "HT21"}).test_inputs() == {}
 
 
+def test_a_finished_model_is_kept_unless_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made, model = plan(finetune={"steps": 7}), "pips/finetune/model-000000007.pth"
+    assert not made.keeps(model, {"pips_test"})  # there is none
+    (tmp_path / model).parent.mkdir(parents=True)
+    (tmp_path / model).touch()
+    assert made.keeps(model, {"pips_test", "pips_train"})
+    assert made.keeps(model, set())
+    assert not made.keeps(model, {"pips_test", "pips_finetune"})
+    assert not made.keeps(model, {f"./{model}"})
+
+
 def test_a_typo_is_told():
     with pytest.raises(ConfigError, match="pips.train.*learning_rate"):
         plan(train={"learning_rates": 3}).model("train")
