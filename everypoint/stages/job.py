@@ -9,12 +9,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from everypoint import __version__
 from everypoint.artifacts import atomic
 from everypoint.errors import EXIT_TRY_AGAIN, EverypointError
-from everypoint.stages import devices, slurm
+from everypoint.stages import devices, memory, slurm
 from everypoint.stages.locks import take, wait_for
 
 logger = logging.getLogger(__name__)
@@ -56,12 +56,20 @@ def _call(stage: Callable[..., None], arguments: dict[str, Any], log: Path, name
         with slurm.back_into_the_queue():
             stage(**arguments)
     except EverypointError as error:
-        logger.error("%s", error)
-        logger.debug("where it was raised", exc_info=error)
-        _fail(log, name, rule, str(error))
+        _expected(error, error, log, name, rule)
     except Exception as error:  # the last stop of a job: a defect is logged in full and told in one line
+        short = memory.shortage(error, rule)
+        if short is not None:
+            _expected(short, error, log, name, rule)
         logger.exception("a defect of everypoint, please report it with this log")
         _fail(log, name, rule, f"a defect of everypoint ({type(error).__name__}: {_one_line(error)}).")
+
+
+def _expected(told: EverypointError, raised: Exception, log: Path, name: str, rule: str) -> NoReturn:
+    """End with what a user can do something about; where it came from is in the log only."""
+    logger.error("%s", told)
+    logger.debug("where it was raised", exc_info=raised)
+    _fail(log, name, rule, str(told))
 
 
 def _start(log: Path, name: str, runtime: dict[str, Any]) -> None:
@@ -114,7 +122,7 @@ def _fingerprint(snakemake: Any) -> str:
     return hashlib.sha256(repr([list(snakemake.params.items()), inputs]).encode()).hexdigest()
 
 
-def _fail(log: Path, name: str, rule: str, sentence: str) -> None:
+def _fail(log: Path, name: str, rule: str, sentence: str) -> NoReturn:
     atomic.write_json(record_path(log), {"rule": rule, "sentence": sentence, "log": str(log)})
     print(f"\n{name}: {sentence} (log: {log})", file=sys.stderr)  # noqa: T201 - the one line for the terminal
     sys.exit(1)

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from everypoint.artifacts import atomic
@@ -69,6 +70,19 @@ def test_a_defect_keeps_its_traceback_in_the_log_only(snakemake, capfd):
     assert len(shown.strip().splitlines()) == 1
     assert "a defect of everypoint (KeyError" in shown
     assert "Traceback" in log_of(snakemake)
+
+
+def test_running_out_of_memory_is_no_defect(snakemake, capfd):
+    with pytest.raises(SystemExit) as end:
+        job.run(snakemake, lambda: np.empty((10**6, 10**6, 10**3)))
+    assert end.value.code == 1
+    shown, log = capfd.readouterr().err, log_of(snakemake)
+    assert len(shown.strip().splitlines()) == 1
+    assert "has not enough memory for frames: Unable to allocate" in shown
+    assert "lower frames.max_side" in shown
+    assert "defect" not in shown + log
+    assert "Traceback" in log
+    assert "has not enough memory" in atomic.read_json(job.record_path(snakemake.log[0]))["sentence"]
 
 
 @pytest.fixture
