@@ -187,6 +187,9 @@ class CompanionOptions(Options):
         0, description="Frames between those in which companions start; 0: none."
     )
     points: PositiveInt = Field(800, description="Companions that start in such a frame, at most.")
+    span: PositiveInt = Field(
+        32, description="Frames before and after its start through which a companion is followed, at least."
+    )
     neighbours: Annotated[int, Field(ge=3)] = Field(8, description="Companions that vote for a hidden point's place.")
     radius: PositiveFloat = Field(0.1, description="How far away they may be, as a share of the frame's longer side.")
     similarity: float = Field(

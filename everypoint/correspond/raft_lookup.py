@@ -29,6 +29,7 @@ from torch import Tensor
 TILE = 8  # cells of a tile's side at the finest level; level l has tiles of TILE * 2^l
 GATHER_BYTES = 2**27  # gathered lattice features at a time
 FLOAT = 4  # bytes
+SAMPLED_AT_ONCE = 2**15  # volumes of a bilinear look-up: cuDNN's takes fewer than 65,536
 
 
 class Level(Protocol):
@@ -210,4 +211,8 @@ def _offsets(radius: int, device: torch.device) -> Tensor:
 def _sample(volume: Tensor, places: Tensor) -> Tensor:
     """Bilinear values of [n, 1, h, w] at ``places`` [n, k, k, 2] (x, y in cells), zero outside; h and w beyond 1."""
     size = places.new_tensor([volume.shape[-1] - 1, volume.shape[-2] - 1])
-    return F.grid_sample(volume, places * (2 / size) - 1, align_corners=True)
+    places = places * (2 / size) - 1
+    if len(volume) <= SAMPLED_AT_ONCE:
+        return F.grid_sample(volume, places, align_corners=True)
+    parts = zip(volume.split(SAMPLED_AT_ONCE), places.split(SAMPLED_AT_ONCE), strict=True)
+    return torch.cat([F.grid_sample(part, at, align_corners=True) for part, at in parts])

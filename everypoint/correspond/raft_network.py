@@ -120,6 +120,7 @@ class RaftNetwork(nn.Module):
         super().__init__()
         net = without_values(lambda: RaftParts(small=small))
         net.load_state_dict(state, strict=True, assign=True)
+        net.float()  # whatever the file holds
         sizes = net.sizes
         self.feature_encoder = net.feature_encoder
         self.context_encoder = net.context_encoder

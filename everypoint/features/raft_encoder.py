@@ -40,6 +40,7 @@ def load_encoder(path: str | os.PathLike[str]) -> nn.Module:
     encoder = without_values(lambda: feature_encoder(small=small))
     check_fit(found, shapes_of(encoder), str(path), "RAFT's feature encoder")
     encoder.load_state_dict(found, assign=True)
+    encoder.float()  # whatever the file holds
     replace_pointwise(encoder)
     return encoder.requires_grad_(False).eval()
 

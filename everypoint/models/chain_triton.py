@@ -25,8 +25,8 @@ from torch.autograd.function import once_differentiable
 from everypoint.errors import MissingPackageError
 from everypoint.models.chain import SLOPE, BlockWeights, Route, grouped, nodes
 
-TILE = 64  # points of a program
-WARPS = 4
+TILE = 32  # points of a program; with more, or fewer warps, the way back keeps kilobytes a thread outside of registers
+WARPS = 8
 PROGRAMS = 4  # of the way back, for each multiprocessor
 INTERPRETED_PROGRAMS = 2  # without a device
 INDEX = 2**31  # kernels count the rows of a block in 32 bits

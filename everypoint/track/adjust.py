@@ -7,6 +7,7 @@ tied to the query. Errors that differ from route to route average out, and where
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ REWEIGHTINGS = 4  # of the robust loss
 STAY = 1e-3  # weight of a position's own place; a flow that agrees weighs 1
 MOST_ITERATIONS = 200  # of the linear solver
 ENOUGH = 1e-4  # of the first residual, where the solver stops
-NUMBERS_AT_ONCE = 2**25  # pairs of frames times points that are solved together
+NUMBERS_AT_ONCE = 2**22  # pairs of frames times points that are solved together: 64 MB an array
 
 
 class Measurements(NamedTuple):
@@ -34,50 +35,45 @@ class Measurements(NamedTuple):
     counts: np.ndarray  # bool [E, N]
 
 
-def adjust(
-    found: TrackArrays, evidence: Evidence, queries: np.ndarray, options: ReadoutOptions, appearance: Appearance
-) -> TrackArrays:
+def adjust(found: TrackArrays, evidence: Evidence, queries: np.ndarray, options: ReadoutOptions) -> TrackArrays:
     """Move the visible positions of tracks to where the flows between all of them agree; visibility stays.
 
     Args:
         found: tracks of queries [N, 3] (t, x, y index).
         evidence: the flows, and what judges them.
         options: ``adjust_rounds``, in each of which flows are read anew; ``agreement`` scales the robust loss.
-        appearance: of the queries.
     """
-    tracks = found.tracks
-    own = queries[:, 0].astype(int)
-    for _ in range(options.adjust_rounds):
-        measured = measure(found._replace(tracks=tracks), evidence, options, appearance)
-        at_once = max(1, NUMBERS_AT_ONCE // max(1, len(measured.i)))
-        solved = [
-            solve(
-                tracks[:, part],
-                own[part],
-                measured._replace(motion=measured.motion[:, part], counts=measured.counts[:, part]),
-                options.agreement,
-            )
-            for part in (slice(n, n + at_once) for n in range(0, len(queries), at_once))
-        ]
-        tracks = np.concatenate([tracks[:, :0], *solved], axis=1)
-    return found._replace(tracks=np.where(found.visible[..., None], tracks, found.tracks).astype(np.float32))
-
-
-def measure(found: TrackArrays, evidence: Evidence, options: ReadoutOptions, appearance: Appearance) -> Measurements:
-    """Flows of the evidence's gaps between frames that show a point, as far as they pass its checks."""
     frames = len(found.tracks)
-    pairs, motions, counts = [], [], []
-    for i in range(frames):
-        for j in evidence.neighbours(i, frames):
-            before = found.tracks[i]
-            there, _, usable = arrivals(before, found.visible[i], (i, j), evidence, options, appearance)
-            usable &= found.visible[j]
-            pairs.append((i, j))
-            counts.append(usable)
-            motions.append(np.where(usable[:, None], there - before, 0).astype(np.float32))
+    pairs = [(i, j) for i in range(frames) for j in evidence.neighbours(i, frames)]
+    at_once = max(1, NUMBERS_AT_ONCE // max(1, len(pairs)))
+    tracks = found.tracks.copy()
+    for part in (slice(n, n + at_once) for n in range(0, len(queries), at_once)):
+        appearance, own = evidence.appearance(queries[part]), queries[part, 0].astype(int)
+        for _ in range(options.adjust_rounds):
+            here = TrackArrays(tracks[:, part], found.visible[:, part], found.confidence[:, part])
+            measured = measure(here, pairs, evidence, options, appearance)
+            solved = solve(here.tracks, own, measured, options.agreement)
+            tracks[:, part] = np.where(here.visible[..., None], solved, here.tracks)
+    return found._replace(tracks=tracks.astype(np.float32))
+
+
+def measure(
+    found: TrackArrays,
+    pairs: Sequence[tuple[int, int]],
+    evidence: Evidence,
+    options: ReadoutOptions,
+    appearance: Appearance,
+) -> Measurements:
+    """Flows between frames (i, j) of E ``pairs`` that both show a point, as far as they pass the evidence's checks."""
+    shape = len(pairs), found.tracks.shape[1]
+    motion, counts = np.zeros((*shape, 2), np.float32), np.zeros(shape, bool)
+    for row, (i, j) in enumerate(pairs):
+        before = found.tracks[i]
+        there, _, usable = arrivals(before, found.visible[i], (i, j), evidence, options, appearance)
+        counts[row] = usable & found.visible[j]
+        motion[row] = np.where(counts[row][:, None], there - before, 0)
     i, j = np.array(pairs, int).reshape(-1, 2).T
-    shape = len(i), found.tracks.shape[1]
-    return Measurements(i, j, np.array(motions).reshape(*shape, 2), np.array(counts, bool).reshape(shape))
+    return Measurements(i, j, motion, counts)
 
 
 def solve(tracks: np.ndarray, own: np.ndarray, measured: Measurements, scale: float) -> np.ndarray:

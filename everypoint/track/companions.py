@@ -6,7 +6,7 @@ it, which moved as it did there, and which are seen in a frame that hides it, vo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,21 @@ SAME_MOTION = 2.0  # px of disagreement at which a companion's weight is halved
 AGREEMENT = 3.0  # px of the robust mean
 ROUNDS = 4  # of it
 LEAST_VOTES = 3
+
+
+class Block(NamedTuple):
+    """Companions that start near each other in time, in the frames through which they were followed."""
+
+    first: int  # frame
+    tracks: TrackArrays  # [F, M] from that frame on
+
+
+class Seen(NamedTuple):
+    """Companions that one frame shows, side by side, in all frames through which some of them were followed."""
+
+    first: int  # of these frames
+    tracks: np.ndarray  # float32 [F, M, 2]
+    visible: np.ndarray  # bool [F, M]
 
 
 class Proposal(NamedTuple):
@@ -49,14 +64,25 @@ def starts(store: FlowStore, frames: int, options: CompanionOptions) -> np.ndarr
     return np.concatenate(found).astype(np.float32)
 
 
-def propose(tracks: TrackArrays, companions: TrackArrays, radius: float, options: CompanionOptions) -> Proposal:
+def blocks(frames: int, options: CompanionOptions) -> list[tuple[range, range]]:
+    """Frames in which the companions of a block start, and frames through which these are followed.
+
+    So each is followed through ``options.span`` frames on both sides at least, and what all of them cost grows with the
+    length of the video, not with its square. Up to twice the span all are followed through the whole video.
+    """
+    span = options.span
+    parts = [range(first, min(first + span, frames)) for first in range(0, frames, span)]
+    return [(part, range(max(0, part.start - span), min(frames, part.start + 2 * span))) for part in parts]
+
+
+def propose(tracks: TrackArrays, companions: Sequence[Block], radius: float, options: CompanionOptions) -> Proposal:
     """Where the companions say that the tracks' hidden points are.
 
     The nearest frames before and after that show a point are asked; where both answer, the nearer one counts more.
 
     Args:
         tracks: [T, N, 2] with their visibility.
-        companions: [T, M, 2] of the same video.
+        companions: of the same video, in blocks.
         radius: px around a point in which companions count.
     """
     frames, count = tracks.visible.shape
@@ -84,42 +110,57 @@ def _references(visible: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 def _votes(
     tracks: TrackArrays,
-    companions: TrackArrays,
+    companions: Sequence[Block],
     reference: tuple[int, np.ndarray],
     radius: float,
     options: CompanionOptions,
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """(frame t, points n, places [n, 2]) that the companions of frame r agree on."""
     r, hidden = reference
-    rows, seen = np.flatnonzero(hidden.any(0)), np.flatnonzero(companions.visible[r])
-    if len(seen) < LEAST_VOTES:
+    seen = _seen_in(companions, r)
+    first, count = seen.first, seen.visible.shape[1]
+    if count < LEAST_VOTES:
         return
-    here = tracks.tracks[r, rows]
-    nearest = min(CANDIDATES, len(seen))
-    distance, index = cKDTree(companions.tracks[r, seen]).query(here, k=nearest, distance_upper_bound=radius)
-    members = seen[np.minimum(index, len(seen) - 1)]  # [n, K]
-    weight = (distance <= radius) / (1 + _disagreement(tracks, companions, r, rows, members) / SAME_MOTION) ** 2
+    rows = np.flatnonzero(hidden.any(0))
+    here, at = tracks.tracks[r, rows], seen.tracks[r - first]
+    distance, index = cKDTree(at).query(here, k=min(CANDIDATES, count), distance_upper_bound=radius)
+    members = np.minimum(index, count - 1)  # [n, K]
+    weight = (distance <= radius) / (1 + _disagreement(tracks, seen, r, rows, members) / SAME_MOTION) ** 2
     weight = weight / (1 + np.where(np.isfinite(distance), distance, 0) / (radius / 4))
-    for t in np.flatnonzero(hidden[:, rows].any(1)):
+    followed = range(first, first + len(seen.visible))
+    for t in (t for t in np.flatnonzero(hidden[:, rows].any(1)) if t in followed):
         asked = hidden[t, rows]
         voters = members[asked]
-        votes = weight[asked] * companions.visible[t, voters]
+        votes = weight[asked] * seen.visible[t - first, voters]
         votes *= np.cumsum(votes > 0, axis=1) <= options.neighbours
-        moved = companions.tracks[t, voters] - companions.tracks[r, voters]  # [n, K, 2]
+        moved = seen.tracks[t - first, voters] - at[voters]  # [n, K, 2]
         centre, agreeing = _robust_mean(moved, votes)
         good = ((votes > 0).sum(1) >= LEAST_VOTES) & (agreeing > 0.5)
         yield t, rows[asked][good], here[asked][good] + centre[good]
 
 
-def _disagreement(
-    tracks: TrackArrays, companions: TrackArrays, r: int, rows: np.ndarray, members: np.ndarray
-) -> np.ndarray:
+def _seen_in(companions: Sequence[Block], r: int) -> Seen:
+    """The companions that frame r shows."""
+    there = [block for block in companions if 0 <= r - block.first < len(block.tracks.visible)]
+    first = min((block.first for block in there), default=r)
+    last = max((block.first + len(block.tracks.visible) for block in there), default=r + 1)
+    tracks, visible = [np.zeros((last - first, 0, 2), np.float32)], [np.zeros((last - first, 0), bool)]
+    for block in there:
+        rows = np.flatnonzero(block.tracks.visible[r - block.first])
+        around = block.first - first, last - block.first - len(block.tracks.visible)
+        tracks.append(np.pad(block.tracks.tracks[:, rows], (around, (0, 0), (0, 0))))
+        visible.append(np.pad(block.tracks.visible[:, rows], (around, (0, 0))))
+    return Seen(first, np.concatenate(tracks, axis=1), np.concatenate(visible, axis=1))
+
+
+def _disagreement(tracks: TrackArrays, seen: Seen, r: int, rows: np.ndarray, members: np.ndarray) -> np.ndarray:
     """Mean px [n, K] by which companions and points move apart over the frames around r that show both."""
+    first = seen.first
     total, common = np.zeros(members.shape), np.zeros(members.shape)
-    for s in range(max(0, r - SPAN), min(len(tracks.visible), r + SPAN + 1)):
-        both = tracks.visible[s, rows, None] & companions.visible[s, members] & (s != r)
+    for s in range(max(first, r - SPAN), min(first + len(seen.visible), r + SPAN + 1)):
+        both = tracks.visible[s, rows, None] & seen.visible[s - first, members] & (s != r)
         own = tracks.tracks[s, rows] - tracks.tracks[r, rows]
-        theirs = companions.tracks[s, members] - companions.tracks[r, members]
+        theirs = seen.tracks[s - first, members] - seen.tracks[r - first, members]
         total += both * np.linalg.norm(theirs - own[:, None], axis=-1)
         common += both
     return np.where(common > 0, total / np.maximum(common, 1), SAME_MOTION)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from everypoint.artifacts.flows import FlowStore
-from everypoint.config.options import Preset
+from everypoint.config.options import CompanionOptions, Preset
 from everypoint.errors import ArtifactError
 from everypoint.track.base import TrackArrays
 from everypoint.track.chain import chain_tracks
-from everypoint.track.companions import starts
+from everypoint.track.companions import Block, blocks, starts
 from everypoint.track.evidence import Evidence
 from everypoint.track.fuse import fuse
 from everypoint.track.multi import chain_multi_tracks
@@ -87,9 +87,21 @@ def _walk_and_fuse(
     companions = None
     if options.every:
         plain = Evidence(evidence.store, preset.chain.model_copy(update={"boundary_radius": 0.0}), *given)
-        companions = chain_multi_tracks(plain, starts(evidence.store, frames, options), frames)
+        companions = walk_companions(plain, frames, options)
     walked = chain_multi_tracks(evidence, queries, frames)
     return fuse(walked, proposed, evidence, queries, preset.readout, companions)
+
+
+def walk_companions(evidence: Evidence, frames: int, options: CompanionOptions) -> list[Block]:
+    """Companions of a video of so many frames, walked as queries are, block by block."""
+    queries, found = starts(evidence.store, frames, options), []
+    for begins, followed in blocks(frames, options):
+        own = queries[(queries[:, 0] >= begins.start) & (queries[:, 0] < begins.stop)]
+        if len(own):
+            part = evidence.between(followed.start, followed.stop)
+            moved = own - np.float32([followed.start, 0, 0])
+            found.append(Block(followed.start, chain_multi_tracks(part, moved, len(followed))))
+    return found
 
 
 def _needed(value: Value | None, name: str) -> Value:

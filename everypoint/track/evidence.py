@@ -12,6 +12,22 @@ from everypoint.track.chain import step
 from everypoint.track.rival import the_better
 
 
+class Cut:
+    """The flows between some successive frames of a store, counted from the first of them."""
+
+    def __init__(self, store: FlowStore, first: int) -> None:
+        self._store, self._first = store, first
+        self.size: tuple[int, int] = store.size
+
+    def has(self, i: int, j: int) -> bool:
+        """Whether there is a flow i -> j."""
+        return self._store.has(i + self._first, j + self._first)
+
+    def sample(self, i: int, j: int, xy: np.ndarray) -> np.ndarray:
+        """The flow i -> j at points, see :meth:`FlowStore.sample`."""
+        return self._store.sample(i + self._first, j + self._first, xy)
+
+
 class Evidence:
     """Flows of one video, with the frames and features that judge them.
 
@@ -25,11 +41,11 @@ class Evidence:
 
     def __init__(
         self,
-        store: FlowStore,
+        store: FlowStore | Cut,
         options: ChainOptions,
         features: np.ndarray | None = None,
         images: np.ndarray | None = None,
-        rival: FlowStore | None = None,
+        rival: FlowStore | Cut | None = None,
     ) -> None:
         if (options.boundary_radius or rival is not None) and images is None:
             raise ValueError("flows that compete can only be judged by the frames")
@@ -53,6 +69,13 @@ class Evidence:
         )
         there[better.rows], error[better.rows] = better.xy, better.error
         return there, error
+
+    def between(self, first: int, last: int) -> Evidence:
+        """What is said of the frames ``first`` to ``last`` (exclusive) alone, counted from the first."""
+        frames = slice(first, last)
+        features, images = (None if of is None else of[frames] for of in (self.features, self.images))
+        rival = None if self.rival is None else Cut(self.rival.store, first)
+        return Evidence(Cut(self.store, first), self.options, features, images, rival)
 
     def both_ways(self, i: int, j: int) -> bool:
         """Whether there are flows i -> j and j -> i."""

@@ -11,13 +11,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from everypoint.config.options import CompanionOptions, ReadoutOptions
 from everypoint.geometry import inside_index
 from everypoint.track.adjust import adjust
 from everypoint.track.base import TrackArrays
-from everypoint.track.companions import Proposal, propose
+from everypoint.track.companions import Block, Proposal, propose
 from everypoint.track.evidence import Evidence
 from everypoint.track.refine import refine
 
@@ -31,7 +33,7 @@ def fuse(
     evidence: Evidence,
     queries: np.ndarray,
     options: ReadoutOptions,
-    companions: TrackArrays | None = None,
+    companions: Sequence[Block] | None = None,
 ) -> TrackArrays:
     """Join the walk's tracks, a model's proposal and companions, for the same queries [N, 3] (t, x, y index).
 
@@ -40,7 +42,7 @@ def fuse(
         proposal: read out of a model, or None.
         evidence: the flows, and what judges them.
         options: how.
-        companions: tracks [T, M, 2] of points all over the video, or None.
+        companions: points all over the video, or None.
     """
     appearance, radius = evidence.appearance(queries), options.companions.radius * max(evidence.size)
     found = refine(walked, _expected(walked, proposal, None, options), evidence, queries, options, appearance)
@@ -57,7 +59,7 @@ def fuse(
                 looks = appearance.likeness(typical, there.xy)
                 found = regain(found, doubted, there, (here, looks), evidence.size, options.companions)
             found = refine(found, expected, evidence, queries, options, appearance, rounds=1)
-    found = adjust(found, evidence, queries, options, appearance)
+    found = adjust(found, evidence, queries, options)
     if companions is not None:
         there = propose(found, companions, radius, options.companions)
     filled = _expected(found, proposal, there, options)

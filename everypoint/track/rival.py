@@ -27,6 +27,7 @@ def the_better(image_i: np.ndarray, image_j: np.ndarray, xy: np.ndarray, first: 
     start = patches(image_i, xy)
     looks = [difference(start, patches(image_j, there)) for there, _ in (first, second)]
     (one, error), (other, rival_error) = first, second
-    clear = np.minimum(*looks) < CLEARLY * np.maximum(*looks)
+    known = np.isfinite(error) & np.isfinite(rival_error)  # a step without a flow stays where it is, and says nothing
+    clear = known & (np.minimum(*looks) < CLEARLY * np.maximum(*looks))
     take = np.where(clear, looks[1] < looks[0], rival_error < error)
     return np.where(take[:, None], other, one), np.where(take, rival_error, error)

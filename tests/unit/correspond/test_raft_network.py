@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from everypoint.correspond import raft_lookup
 from everypoint.correspond.raft import to_network_range
 from everypoint.correspond.raft_network import Context, FrameCode, LookupPlan, RaftNetwork, stack_maps
 from everypoint.correspond.raft_weights import load_weights, to_torchvision
@@ -186,6 +187,14 @@ def test_the_compiled_step_equals_the_plain_one(lookup):
     counters = torch._dynamo.utils.counters
     assert counters["stats"]["unique_graphs"] == 1  # one graph for all iterations of all calls
     assert not counters["graph_break"]
+
+
+def test_volumes_beyond_what_a_call_takes_are_looked_up_in_parts(monkeypatch):
+    network, _ = random_network(small=True)
+    codes = frame_codes(network, 2)
+    whole = network.pair_flows(codes[:1], codes[1:], 3)[1]
+    monkeypatch.setattr(raft_lookup, "SAMPLED_AT_ONCE", 50)  # of 16 x 17 volumes
+    assert torch.equal(network.pair_flows(codes[:1], codes[1:], 3)[1], whole)
 
 
 @pytest.mark.parametrize("small", [False, True])

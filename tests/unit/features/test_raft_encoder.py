@@ -124,3 +124,12 @@ def test_an_altered_file_is_refused(written, damage):
         written.with_suffix(".json").unlink()
     with pytest.raises(ArtifactError):
         load_features(written)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64])
+def test_weights_of_another_type_are_read_as_float32(weights, tmp_path, kind):
+    path = tmp_path / "other.pth"
+    torch.save({key: tensor.to(kind) for key, tensor in torch.load(weights[1], weights_only=True).items()}, path)
+    frames = shifted_texture(1, (128, 136))
+    expected, found = (RaftEncoder(FeatureOptions(weights=str(one))).features(frames) for one in (weights[1], path))
+    assert np.abs(found.astype(np.float32) - expected).max() < 0.01

@@ -111,9 +111,9 @@ def test_parts_of_the_points_give_the_same(truth, own, monkeypatch, tmp_path):
         np.ones((FRAMES, POINTS), np.float32),
     )
     found.visible[own, np.arange(POINTS)] = True
-    whole = adjust(found, evidence, queries, OPTIONS, evidence.appearance(queries))
+    whole = adjust(found, evidence, queries, OPTIONS)
     monkeypatch.setattr(module, "NUMBERS_AT_ONCE", 100)
-    parts = adjust(found, evidence, queries, OPTIONS, evidence.appearance(queries))
+    parts = adjust(found, evidence, queries, OPTIONS)
     np.testing.assert_allclose(parts.tracks, whole.tracks, atol=1e-3)
 
 
@@ -135,7 +135,7 @@ def test_a_disturbed_track_of_a_scene_comes_back(made, world):
     start = queries[:, 0].astype(int), np.arange(len(queries))
     moved[start] = queries[:, 1:]
     found = TrackArrays(moved, visible, visible.astype(np.float32))
-    result = adjust(found, world, queries, OPTIONS, world.appearance(queries))
+    result = adjust(found, world, queries, OPTIONS)
     before, after = (np.linalg.norm(x.tracks - tracks, axis=-1)[visible] for x in (found, result))
     assert np.median(before) > 1
     assert np.median(after) < 0.3 * np.median(before)
@@ -149,7 +149,8 @@ def test_hidden_frames_measure_nothing(made, world):
     tracks, visible = truth_of(made, queries)
     visible = visible & (np.arange(FRAMES) % 3 != 1)[:, None]
     found = TrackArrays(tracks.astype(np.float32), visible, visible.astype(np.float32))
-    measured = measure(found, world, OPTIONS, world.appearance(queries))
+    pairs = [(i, j) for i in range(FRAMES) for j in world.neighbours(i, FRAMES)]
+    measured = measure(found, pairs, world, OPTIONS, world.appearance(queries))
     assert measured.counts.any()
     assert not measured.counts[~(visible[measured.i] & visible[measured.j])].any()
     assert np.isfinite(measured.motion).all()
@@ -160,9 +161,9 @@ def test_no_rounds_no_points_no_flows(made, world, tmp_path):
     tracks, visible = truth_of(made, queries)
     found = TrackArrays(tracks.astype(np.float32) + 1, visible, visible.astype(np.float32))
     off = OPTIONS.model_copy(update={"adjust_rounds": 0})
-    np.testing.assert_array_equal(adjust(found, world, queries, off, world.appearance(queries)).tracks, found.tracks)
+    np.testing.assert_array_equal(adjust(found, world, queries, off).tracks, found.tracks)
     none = TrackArrays(*(part[:, :0] for part in found))
-    assert adjust(none, world, queries[:0], OPTIONS, world.appearance(queries[:0])).tracks.shape == (FRAMES, 0, 2)
+    assert adjust(none, world, queries[:0], OPTIONS).tracks.shape == (FRAMES, 0, 2)
     longer = Evidence(world.store, CHAIN.model_copy(update={"intervals": (FRAMES + 1,)}))
-    alone = adjust(found, longer, queries, OPTIONS, longer.appearance(queries))
+    alone = adjust(found, longer, queries, OPTIONS)
     np.testing.assert_allclose(alone.tracks, found.tracks, atol=1e-6)

@@ -8,21 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from everypoint.config.options import ModelOptions, Preset
+from everypoint.config.options import ChainOptions, CompanionOptions, ModelOptions, Preset
 from everypoint.config.presets import load_preset, preset_names
 from everypoint.errors import ArtifactError
 from everypoint.models.files import save_model
 from everypoint.models.motion import MotionModel
+from everypoint.scenes.render import render
 from everypoint.track import model as model_room
 from everypoint.track.chain import chain_tracks
-from everypoint.track.dispatch import TrackInputs, track
+from everypoint.track.companions import starts
+from everypoint.track.dispatch import TrackInputs, track, walk_companions
 from everypoint.track.evidence import Evidence
 from everypoint.track.fuse import fuse
 from everypoint.track.model import model_tracks
 from everypoint.track.multi import chain_multi_tracks
 from tests.fakes import cotracker_weights, install_cotracker
 from tests.unit.pips.weights import pips_weights
-from tests.unit.track.worlds import constant_store
+from tests.unit.track.worlds import constant_store, exact_store, scene
 
 FRAMES, SIZE = 5, (24, 32)
 VIDEO = np.zeros((FRAMES, *SIZE, 3), np.uint8)
@@ -191,3 +193,41 @@ def test_parts_of_the_queries_give_the_same_as_all_at_once(monkeypatch):
 def test_no_queries_for_a_model():
     found = model_tracks(still_model(), np.empty((0, 3), np.float32), 0.1)
     assert found.tracks.shape == (FRAMES, 0, 2)
+
+
+@pytest.fixture(scope="module")
+def long_video(tmp_path_factory):
+    """A scene of 30 frames with exact flows, a rival and features, all of them."""
+    made = scene("parallax", 30)
+    frames = render(made)
+    store = exact_store(made, tmp_path_factory.mktemp("long") / "flow", (1, 2, 4))
+    features = np.random.default_rng(0).normal(size=(30, 4, 6, 5)).astype(np.float16)
+    return Evidence(store, ChainOptions(intervals=(1, 2, 4)), features, frames, store)
+
+
+def test_companions_of_a_long_video_are_walked_as_in_one_piece(long_video):
+    options = CompanionOptions(every=3, points=12, span=5)
+    blocks = walk_companions(long_video, 30, options)
+    assert len(blocks) == 6
+    whole = chain_multi_tracks(long_video, starts(long_video.store, 30, options), 30)
+    column = 0
+    for block in blocks:
+        frames, count = block.tracks.visible.shape
+        assert frames <= 3 * options.span
+        part = slice(block.first, block.first + frames), slice(column, column + count)
+        equal(block.tracks, [of[part] for of in whole])
+        column += count
+    assert column == whole.visible.shape[1]
+    assert whole.visible[20:, :12].any()  # a whole walk goes on where a block's ends
+
+
+def test_what_is_said_of_some_frames_is_what_is_said_of_all(long_video):
+    part = long_video.between(10, 20)
+    xy = np.random.default_rng(1).uniform(8, 24, (6, 2)).astype(np.float32)
+    assert part.neighbours(0, 10) == [1, 2, 4]
+    assert not part.both_ways(0, 3)
+    equal(part.step(2, 4, xy), long_video.step(12, 14, xy))
+    queries = np.column_stack([np.full(6, 3), xy])
+    rows = np.arange(6)
+    here, there = part.appearance(queries), long_video.appearance(queries + np.float32([10, 0, 0]))
+    equal(here.similarity(rows, xy, 5), there.similarity(rows, xy, 15))

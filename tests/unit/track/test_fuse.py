@@ -8,6 +8,7 @@ import pytest
 from everypoint.artifacts.flows import FlowStore
 from everypoint.config.options import ChainOptions, ReadoutOptions
 from everypoint.track.base import TrackArrays, empty_tracks
+from everypoint.track.companions import Block
 from everypoint.track.evidence import Evidence
 from everypoint.track.fuse import anchor, fuse
 from everypoint.track.multi import chain_multi_tracks
@@ -188,7 +189,8 @@ def lost(made, queries) -> tuple[TrackArrays, TrackArrays, np.ndarray]:
     found.tracks[away] += 25
     others = queries_of(made, 400, seed=7)
     companions = TrackArrays(*[values.astype(np.float32) for values in truth_of(made, others)], None)
-    return found, companions._replace(visible=companions.visible.astype(bool)), away & visible
+    block = Block(0, companions._replace(visible=companions.visible.astype(bool)))
+    return found, [block], away & visible
 
 
 @pytest.mark.parametrize("features", [True, False], ids=["features", "blind"])

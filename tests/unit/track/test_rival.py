@@ -128,3 +128,15 @@ def test_pairs_that_only_the_rival_has_are_no_evidence_and_a_short_video_has_non
 def test_a_rival_needs_the_frames(right):
     with pytest.raises(ValueError, match="frames"):
         Evidence(right, CHAIN, rival=right)
+
+
+def test_a_step_without_a_flow_never_wins(images):
+    """It stays where it is, which may look more like the start than where the point went."""
+    still = images[0], images[0]
+    xy = np.float32([[20, 20], [30, 15]])
+    known = steps(xy, [tuple(SHIFT)] * 2, [0.2, 0.2])
+    lost = steps(xy, [(0.0, 0.0)] * 2, [np.inf, np.inf])
+    for one, other in ((known, lost), (lost, known)):
+        there, error = the_better(*still, xy, one, other)
+        np.testing.assert_array_equal(there, known[0])
+        np.testing.assert_array_equal(error, known[1])
