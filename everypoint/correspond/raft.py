@@ -32,12 +32,14 @@ from everypoint.correspond.raft_weights import load_weights
 from everypoint.correspond.readback import encode, one_ahead, to_host
 from everypoint.correspond.resolution import flow_size
 from everypoint.correspond.sweeps import Pair, calls
+from everypoint.errors import ResourceError
 from everypoint.numerics import full_precision
 
 logger = logging.getLogger(__name__)
 
 SMALLEST_SIDE = 128  # four levels of correlation need 16 cells of 8 pixels
 CACHE_BYTES = 2**30  # encoded frames that a session keeps
+HALVINGS = 3  # of the pairs of a call that does not fit into memory
 USED = {  # options that touch the flows, were it in the last bit
     *("iterations", "warm_start", "precision", "resolution", "upsample_below"),
     *("batch", "lookup", "volume_gib", "compile"),
@@ -103,6 +105,7 @@ class RaftSession:
         self._cache_bytes = cache_bytes
         self._contexts: dict[int, Context] = {}
         self._last: dict[tuple[int, int], Tensor] = {}  # (source, target) -> low-resolution flow, of open chains
+        self._at_once = options.batch  # pairs that go through the network together: less where they did not fit
         self.encoded = 0  # feature maps made so far
         width, height = self._flow_size[::-1]
         estimate = self.call_bytes() / 2**30
@@ -118,11 +121,15 @@ class RaftSession:
         """Sources computed together: enough of them to fill the calls with chains of different sources."""
         return self._options.batch
 
-    def call_bytes(self) -> int:
-        """Estimated memory of one network call with the flows that it gives, or of encoding, where that is more."""
+    def call_bytes(self, pairs: int | None = None) -> int:
+        """Estimated memory of one network call with the flows that it gives, or of encoding, where that is more.
+
+        ``pairs``: how many go through the network in it; the batch when None.
+        """
         h, w = self._padded_size
-        given = self.batch * self._size[0] * self._size[1] * 2 * 10  # float32, scaled for the encoding, int16
-        return max(self._network.call_bytes(self.batch, h // 8, w // 8) + given, self._network.encode_bytes(h, w))
+        pairs = self.batch if pairs is None else pairs
+        given = pairs * self._size[0] * self._size[1] * 2 * 10  # float32, scaled for the encoding, int16
+        return max(self._network.call_bytes(pairs, h // 8, w // 8) + given, self._network.encode_bytes(h, w))
 
     def group_bytes(self, plan: Mapping[int, Sequence[int]]) -> int:
         """Bytes of the results of a group {source: targets}, all of which may be held at its end."""
@@ -167,10 +174,9 @@ class RaftSession:
             padded = call + call[-1:] * (self.batch - len(call)) if self._options.compile else call
             sources = {pair.source: FrameCode(self._features(pair.source), self._context(pair.source)) for pair in call}
             targets = {pair.target: FrameCode(self._features(pair.target), None) for pair in call}
-            low, flow = self._network.pair_flows(
+            low, flow = self._fitting(
                 [sources[pair.source] for pair in padded],
                 [targets[pair.target] for pair in padded],
-                self._options.iterations,
                 torch.cat([self._start(pair) for pair in padded]) if self._options.warm_start else None,
             )
             for pair, last in zip(call, low[:, None], strict=False):
@@ -178,6 +184,50 @@ class RaftSession:
                     self._last.pop((pair.source, pair.before), None)
                     self._last[pair.source, pair.target] = last
             return self._restore(flow[: len(call)]).permute(0, 2, 3, 1)
+
+    def _fitting(
+        self, sources: Sequence[FrameCode], targets: Sequence[FrameCode], start: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """``pair_flows`` of all pairs; while memory runs out, of half as many at a time, ``HALVINGS`` times.
+
+        A number that fits is kept for the calls that follow. Raises :class:`ResourceError` when none does.
+        """
+        for last in (False,) * HALVINGS + (True,):
+            size = min(self._at_once, len(sources))
+            try:
+                return self._in_parts(sources, targets, start, size)
+            except torch.OutOfMemoryError as error:
+                why = str(error).partition(". ")[0]
+                logger.debug("a call of %d pairs", size, exc_info=error)
+            # From here on nothing holds the failed call's tensors, as its traceback did.
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            if last or size == 1:
+                break
+            self._at_once = (size + 1) // 2
+            logger.warning("%d pairs a call do not fit into memory (%s): %d from now on", size, why, self._at_once)
+        what = f"{size} pairs" if size > 1 else "one pair"
+        raise ResourceError(
+            f"RAFT does not fit into the memory of {self._device} with {what} a call",
+            f"that takes about {self.call_bytes(size) / 2**30:.2f} GiB besides weights and encoded frames ({why})",
+            "lower flow.batch, flow.volume_gib, flow.resolution or frames.max_side, or free memory on the device",
+        )
+
+    def _in_parts(
+        self, sources: Sequence[FrameCode], targets: Sequence[FrameCode], start: Tensor | None, size: int
+    ) -> tuple[Tensor, Tensor]:
+        """``pair_flows`` of all pairs, at most ``size`` in one call of the network."""
+        parts = [slice(first, first + size) for first in range(0, len(sources), size)]
+        found = [
+            self._network.pair_flows(
+                sources[part], targets[part], self._options.iterations, None if start is None else start[part]
+            )
+            for part in parts
+        ]
+        if len(found) == 1:
+            return found[0]
+        low, flow = zip(*found, strict=True)
+        return torch.cat(low), torch.cat(flow)
 
     def _start(self, pair: Pair) -> Tensor:
         """The flow [1, 2, h, w] with which a pair begins under a warm start."""
