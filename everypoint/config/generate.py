@@ -197,7 +197,9 @@ def _allowed(schema: Mapping[str, Any]) -> str:
 
 def _bounds(schema: Mapping[str, Any]) -> str:
     signs = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
-    found = [f"{sign} {schema[key]:g}" for key, sign in signs if key in schema]
+    found = [
+        f"{sign} {schema[key]:{'d' if isinstance(schema[key], int) else 'g'}}" for key, sign in signs if key in schema
+    ]
     return f" {', '.join(found)}" if found else ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -15,6 +16,15 @@ from everypoint.config.user import Config
 from everypoint.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
+DEEPEST = 50  # levels of a configuration; it has eight
+
+_WORDS = {  # pydantic's kinds of mistakes that Python's names would explain badly
+    "model_type": "it should be keys and values",
+    "dict_type": "it should be keys and values",
+    "tuple_type": "it should be a list",
+    "list_type": "it should be a list",
+    "string_type": "it should be text",
+}
 
 
 class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -23,6 +33,10 @@ class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(
+                    problem="a list or mapping stands for a key", problem_mark=key_node.start_mark
+                )
             key = key_node.value
             if key in seen and key != "<<":
                 raise yaml.MarkedYAMLError(problem=f"key {key!r} is written twice", problem_mark=key_node.start_mark)
@@ -37,7 +51,12 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read", getattr(error, "strerror", None) or str(error)) from error
     try:
+        _check_brackets(text)
         value = yaml.load(text, _StrictLoader)  # a subclass of the safe loader
+        _check_depth(value, DEEPEST, {})
+    except RecursionError as error:
+        why = f"lists or mappings lie more than {DEEPEST} deep in each other"
+        raise ConfigError(f"{path} cannot be used", why, "close the brackets that are open") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -46,8 +65,33 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ConfigError(f"{path} is not a list of keys and values", f"it holds a {type(value).__name__}")
+        found = "a list" if isinstance(value, list) else f"the one value {_short(value)}"
+        raise ConfigError(f"{path} does not consist of keys with values", f"it holds {found}", "write KEY: VALUE lines")
     return value
+
+
+def _check_brackets(text: str) -> None:
+    """RecursionError where YAML is nested too deep for its parser in C, which would end the process."""
+    depth = 0
+    for event in yaml.parse(text, _StrictLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise RecursionError
+
+
+def _check_depth(value: Any, left: int, depths: dict[int, int]) -> int:
+    """How deep the containers of a YAML value lie in each other; RecursionError beyond ``left``.
+
+    An alias may stand in many places, or inside of itself; ``depths`` remembers those that have been looked at.
+    """
+    if not isinstance(value, (dict, list, tuple)):
+        return 0
+    if id(value) not in depths and left > 0:
+        parts = value.values() if isinstance(value, dict) else value
+        depths[id(value)] = 1 + max((_check_depth(part, left - 1, depths) for part in parts), default=0)
+    if depths.get(id(value), left + 1) > left:
+        raise RecursionError
+    return depths[id(value)]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -74,10 +118,18 @@ def checked(model: type[Model], value: Any, source: str) -> Model:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        mistakes = [_mistake(model, item) for item in error.errors()]
+        errors = error.errors()
+        places = [item["loc"] for item in errors]
+        # a list whose items are all wrong is not also too short
+        told = [item for item in errors if item["type"] != "too_short" or not _below(item["loc"], places)]
+        mistakes = [_mistake(model, item) for item in told]
         shown = "; ".join(mistakes[:3])
         more = f"; and {len(mistakes) - 3} more" if len(mistakes) > 3 else ""
         raise ConfigError(f"{source}: {shown}{more}") from error
+
+
+def _below(place: tuple, places: Iterable[tuple]) -> bool:
+    return any(len(other) > len(place) and other[: len(place)] == place for other in places)
 
 
 def _mistake(model: type[BaseModel], item: Mapping[str, Any]) -> str:
@@ -87,12 +139,17 @@ def _mistake(model: type[BaseModel], item: Mapping[str, Any]) -> str:
         known = list(_model_at(model, path[:-1]).model_fields)
         place = f" under {'.'.join(path[:-1])}" if path[1:] else ""
         return f"unknown key {path[-1]!r}{place}, {nearest(path[-1], known)}"
-    message = item["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
     if item["type"] == "missing":
         return f"{'.'.join(path)} is missing"
-    message = message.replace("tuple should have", "it should have").removesuffix(" after validation, not 0")
-    return f"{'.'.join(path) or 'the file'} is {_short(item['input'])}, but {message}"
+    if path[-1:] == ["[key]"] or item["type"] == "invalid_key":
+        place = ".".join(path[: -2 if path[-1] == "[key]" else -1])
+        return f"the key {item['input']!r}{f' under {place}' if place else ''} should be text"
+    message = item["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if item["type"] == "value_error" and isinstance(item["input"], Mapping):
+        return f"{'.'.join(path)}: {message}" if path else message  # what does not fit together is all of the section
+    message = re.sub(" after validation, not [0-9]+$", "", message.replace("tuple should have", "it should have"))
+    return f"{'.'.join(path) or 'the file'} is {_short(item['input'])}, but {_WORDS.get(item['type'], message)}"
 
 
 def _short(value: Any) -> str:
@@ -122,8 +179,9 @@ def _arguments(annotation: Any) -> list[Any]:
 
 
 def parse_config(value: Mapping[str, Any], source: str = "the configuration") -> Config:
-    """The user's keys as a checked :class:`Config`, presets, overrides and per-video parts included."""
+    """The user's keys as a checked :class:`Config`; presets, overrides, recipes and per-video parts included."""
     from everypoint.config import presets
+    from everypoint.config.recipes import load_recipe
 
     config = checked(Config, dict(value), source)
     for name in config.methods:
@@ -134,6 +192,8 @@ def parse_config(value: Mapping[str, Any], source: str = "the configuration") ->
             raise ConfigError(f"{source}: overrides has the unknown preset {name!r}, {nearest(name, known)}")
         if name != "all" and name not in config.methods:
             presets.load_preset(name, config.overrides, source)
+    for name in ("train", "finetune"):
+        load_recipe(name, getattr(config.pips, name), source)
     for name, video in config.per_video.items():
         for section in ("frames", "queries"):
             part(config, section, getattr(video, section), f"{source}: per_video.{name}")

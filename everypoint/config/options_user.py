@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from everypoint.config.options_base import Options
 from everypoint.config.options_export import ExportOptions
@@ -26,7 +26,9 @@ class FramesOptions(Options):
     on_cut: Literal["warn", "split", "ignore"] = Field(
         "warn", description="A shot cut inside the range: warn, split into one entry a shot, or ignore."
     )
-    cut_threshold: PositiveFloat = Field(0.5, description="Sensitivity of the cut detector, 0 (all) to 1 (none).")
+    cut_threshold: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="Sensitivity of the cut detector, 0 (all) to 1 (none)."
+    )
 
 
 class QueryOptions(Options):
@@ -42,10 +44,17 @@ class QueryOptions(Options):
 class EvaluateOptions(Options):
     """How tracks are measured against ground truth."""
 
-    query_modes: tuple[Literal["first", "strided"], ...] = Field(
+    query_modes: Annotated[tuple[Literal["first", "strided"], ...], Field(min_length=1)] = Field(
         ("strided",), description="TAP-Vid query modes, each measured on its own."
     )
     query_stride: PositiveInt = Field(5, description="Frames between the queries of mode strided.")
+
+    @field_validator("query_modes")
+    @classmethod
+    def _each_once(cls, modes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(modes)) < len(modes):
+            raise ValueError("each mode is to be listed once")
+        return modes
 
 
 class OverlayOptions(Options):

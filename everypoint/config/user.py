@@ -41,7 +41,7 @@ class Config(Options):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where networks and optimisers run; cpu: their jobs run side by side."
     )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of every random draw.")
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = Field(0, description="Seed of every random draw.")
     assets: str | None = Field(
         None, description="Folder of fetched weights and clips; null: $EVERYPOINT_ASSETS or the user's cache."
     )
