@@ -7,7 +7,7 @@ tied to the query. Errors that differ from route to route average out, and where
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -44,8 +44,8 @@ def adjust(found: TrackArrays, evidence: Evidence, queries: np.ndarray, options:
         options: ``adjust_rounds``, in each of which flows are read anew; ``agreement`` scales the robust loss.
     """
     frames = len(found.tracks)
-    pairs = [(i, j) for i in range(frames) for j in evidence.neighbours(i, frames)]
-    at_once = max(1, NUMBERS_AT_ONCE // max(1, len(pairs)))
+    pairs = {i: evidence.neighbours(i, frames) for i in range(frames)}
+    at_once = max(1, NUMBERS_AT_ONCE // max(1, sum(map(len, pairs.values()))))
     tracks = found.tracks.copy()
     for part in (slice(n, n + at_once) for n in range(0, len(queries), at_once)):
         appearance, own = evidence.appearance(queries[part]), queries[part, 0].astype(int)
@@ -59,20 +59,22 @@ def adjust(found: TrackArrays, evidence: Evidence, queries: np.ndarray, options:
 
 def measure(
     found: TrackArrays,
-    pairs: Sequence[tuple[int, int]],
+    pairs: Mapping[int, Sequence[int]],
     evidence: Evidence,
     options: ReadoutOptions,
     appearance: Appearance,
 ) -> Measurements:
-    """Flows between frames (i, j) of E ``pairs`` that both show a point, as far as they pass the evidence's checks."""
-    shape = len(pairs), found.tracks.shape[1]
-    motion, counts = np.zeros((*shape, 2), np.float32), np.zeros(shape, bool)
-    for row, (i, j) in enumerate(pairs):
-        before = found.tracks[i]
-        there, _, usable = arrivals(before, found.visible[i], (i, j), evidence, options, appearance)
-        counts[row] = usable & found.visible[j]
-        motion[row] = np.where(counts[row][:, None], there - before, 0)
-    i, j = np.array(pairs, int).reshape(-1, 2).T
+    """Flows from each frame to those of ``pairs`` where both show a point, as far as they pass the checks."""
+    i, j = np.array([(i, j) for i, targets in pairs.items() for j in targets], int).reshape(-1, 2).T
+    motion = np.zeros((len(i), found.tracks.shape[1], 2), np.float32)
+    counts = np.zeros(motion.shape[:2], bool)
+    row = 0
+    for source, targets in pairs.items():
+        before = found.tracks[source], found.visible[source]
+        for target, arrived in arrivals(source, targets, before, evidence, options, appearance):
+            counts[row] = arrived.counts & found.visible[target]
+            motion[row] = np.where(counts[row][:, None], arrived.xy - before[0], 0)
+            row += 1
     return Measurements(i, j, motion, counts)
 
 

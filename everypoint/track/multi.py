@@ -79,7 +79,7 @@ def _arrivals(
         before = out.tracks[source, rows]
         xy, error = evidence.step(source, t, before)
         holds = consistent(before, xy, error, options) & inside_index(xy, *evidence.size) & out.visible[source, rows]
-        similarity, same_surface = appearance.compare(rows, (source, before), (t, xy), options)
+        similarity, same_surface = appearance.compare(rows, appearance.at(source, before), (t, xy), options)
         holds &= same_surface
         price = cost[source, rows] + options.step_cost + np.minimum(error, LARGEST_ERROR) ** 2
         unlike = options.appearance_cost * (1 - similarity)

@@ -7,6 +7,9 @@ visible when enough arrivals agree there with where the point is expected.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
 import numpy as np
 
 from everypoint.config.options import ReadoutOptions
@@ -44,20 +47,30 @@ def refine(
     return TrackArrays(tracks.astype(np.float32), visible, confidence.astype(np.float32))
 
 
+class Arrivals(NamedTuple):
+    """Where points [N] land in a step."""
+
+    xy: np.ndarray  # float32 [N, 2]
+    error: np.ndarray  # float32 [N], forward-backward, px
+    counts: np.ndarray  # bool [N], whether they are evidence
+
+
 def arrivals(
-    before: np.ndarray,
-    visible: np.ndarray,
-    pair: tuple[int, int],
+    i: int,
+    targets: Iterable[int],
+    found: tuple[np.ndarray, np.ndarray],
     evidence: Evidence,
     options: ReadoutOptions,
     appearance: Appearance,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where points [N, 2], visible or not [N], land in a step i -> j; their errors [N]; which of them count [N]."""
-    i, j = pair
-    there, error = evidence.step(i, j, before)
-    usable = visible & inside_index(there, *evidence.size) & (error <= options.recover_error)
-    usable &= appearance.alike(np.arange(len(before)), (i, before), (j, there), evidence.options)
-    return there, error, usable
+) -> Iterator[tuple[int, Arrivals]]:
+    """For each target frame j: where the points (xy [N, 2], visible [N]) of frame i land in it."""
+    before, visible = found
+    looks, rows = appearance.at(i, before), np.arange(len(before))
+    for j in targets:
+        there, error = evidence.step(i, j, before)
+        counts = visible & inside_index(there, *evidence.size) & (error <= options.recover_error)
+        counts &= appearance.compare(rows, looks, (j, there), evidence.options)[1]
+        yield j, Arrivals(there, error, counts)
 
 
 def _round(
@@ -69,23 +82,20 @@ def _round(
     appearance: Appearance,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One round over all frames; reads the tracks of the round before only."""
-    frames = len(tracks)
-    new_tracks, new_visible = tracks.copy(), visible.copy()
-    for t in range(frames):
-        positions, weights = [tracks[t]], [OWN_WEIGHT * visible[t]]
-        for source in evidence.neighbours(t, frames):
-            xy, error, usable = arrivals(tracks[source], visible[source], (source, t), evidence, options, appearance)
-            positions.append(xy)
-            weights.append(usable / (0.1 + error**2))
-        xy, weight = np.stack(positions), np.stack(weights)  # [S, N, 2], [S, N]
-        centre = np.where(visible[t][:, None], tracks[t], expected[t])
-        distance = np.linalg.norm(xy - centre, axis=-1)
-        agreeing = weight / (1 + (distance / options.agreement) ** 2) ** 2
-        total = agreeing.sum(0)
-        mean = (xy * agreeing[..., None]).sum(0) / np.maximum(total, 1e-9)[:, None]
-        support = ((weight > 0) & (distance < options.agreement))[1:].sum(0)
-        recovered = ~visible[t] & (support >= options.recover_support)
-        moved = (total > 1e-6) & (visible[t] | recovered)
-        new_tracks[t, moved] = mean[moved]
-        new_visible[t] |= recovered
-    return new_tracks, new_visible
+    frames, scale = len(tracks), options.agreement
+    centre = np.where(visible[..., None], tracks, expected)
+    total = OWN_WEIGHT * visible.astype(np.float64)  # [T, N]; a point agrees with itself
+    moment = total[..., None] * tracks  # [T, N, 2]
+    support = np.zeros(visible.shape, int)
+    for i in range(frames):
+        found = tracks[i], visible[i]
+        for j, arrived in arrivals(i, evidence.neighbours(i, frames), found, evidence, options, appearance):
+            distance = np.linalg.norm(arrived.xy - centre[j], axis=-1)
+            weight = arrived.counts / (0.1 + arrived.error**2) / (1 + (distance / scale) ** 2) ** 2
+            total[j] += weight
+            moment[j] += weight[:, None] * arrived.xy
+            support[j] += arrived.counts & (distance < scale)
+    recovered = ~visible & (support >= options.recover_support)
+    moved = (total > 1e-6) & (visible | recovered)
+    mean = moment / np.maximum(total, 1e-9)[..., None]
+    return np.where(moved[..., None], mean, tracks), visible | recovered

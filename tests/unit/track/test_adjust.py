@@ -149,7 +149,7 @@ def test_hidden_frames_measure_nothing(made, world):
     tracks, visible = truth_of(made, queries)
     visible = visible & (np.arange(FRAMES) % 3 != 1)[:, None]
     found = TrackArrays(tracks.astype(np.float32), visible, visible.astype(np.float32))
-    pairs = [(i, j) for i in range(FRAMES) for j in world.neighbours(i, FRAMES)]
+    pairs = {i: world.neighbours(i, FRAMES) for i in range(FRAMES)}
     measured = measure(found, pairs, world, OPTIONS, world.appearance(queries))
     assert measured.counts.any()
     assert not measured.counts[~(visible[measured.i] & visible[measured.j])].any()

@@ -8,6 +8,7 @@ from scipy.ndimage import map_coordinates
 
 from everypoint.artifacts.flows import FlowShardWriter, FlowStore
 from everypoint.config.options import ChainOptions
+from everypoint.track import appearance as appearance_room
 from everypoint.track.appearance import Appearance
 from everypoint.track.chain import chain_tracks
 from everypoint.track.evidence import Evidence
@@ -239,7 +240,8 @@ def sampled(field: np.ndarray, xy: np.ndarray) -> np.ndarray:
 def test_without_features_everything_is_alike():
     appearance, xy = Appearance(None, (16, 24), np.zeros((1, 3))), np.zeros((1, 2), np.float32)
     assert appearance.similarity(np.array([0]), xy, 0).tolist() == [1.0]
-    assert appearance.alike(np.array([0]), (0, xy), (1, xy), OPTIONS).all()
+    similarity, same = appearance.compare(np.array([0]), appearance.at(0, xy), (1, xy), OPTIONS)
+    assert (similarity.tolist(), same.tolist()) == ([1.0], [True])
 
 
 @pytest.mark.parametrize(
@@ -255,7 +257,7 @@ def test_a_point_that_is_unlike_its_query_and_itself_before_is_on_another_surfac
     features = np.array([query, before, after], np.float16).reshape(3, 1, 1, 2)
     xy = np.array([[4.0, 4.0]], np.float32)
     appearance = Appearance(features, (8, 8), np.array([[0, 4, 4]], np.float32))
-    assert appearance.alike(np.array([0]), (1, xy), (2, xy), OPTIONS).tolist() == [alike]
+    assert appearance.compare(np.array([0]), appearance.at(1, xy), (2, xy), OPTIONS)[1].tolist() == [alike]
 
 
 def test_a_fast_point_may_err_more():
@@ -267,3 +269,17 @@ def test_a_fast_point_may_err_more():
 def test_features_of_zero_give_a_similarity_of_zero():
     appearance = Appearance(np.zeros((2, 4, 6, 5), np.float16), (16, 24), np.zeros((1, 3), np.float32))
     assert appearance.similarity(np.array([0]), np.zeros((1, 2), np.float32), 1).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("kept", [1, 2**28])
+def test_features_are_the_same_however_many_points_ask_for_them(monkeypatch, kept):
+    """Few points read their cells alone, many the whole frame, of which some are held."""
+    monkeypatch.setattr(appearance_room, "KEPT", kept)
+    random = np.random.default_rng(0)
+    features = random.normal(size=(3, 4, 6, 5)).astype(np.float16)
+    xy = random.uniform(-3, 25, (40, 2)).astype(np.float32)
+    appearance = Appearance(features, (16, 24), np.zeros((1, 3), np.float32))
+    few = [np.concatenate([appearance.at(t, xy[n : n + 1]) for n in range(len(xy))]) for t in range(3)]
+    for t in (0, 1, 2, 0, 1):
+        np.testing.assert_array_equal(appearance.at(t, xy), few[t])
+        np.testing.assert_array_equal(appearance.at(t, xy[:1]), few[t][:1])
