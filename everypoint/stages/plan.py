@@ -275,12 +275,13 @@ def make_plan(value: Mapping[str, Any], source: str, cache: str | os.PathLike[st
     Args:
         value: the keys as read from YAML.
         source: the name of the file they come from, for messages.
-        cache: folder that remembers the entries of data sets and the sizes of videos.
+        cache: folder that remembers data sets' entries, sizes and names of videos, and what folders of images held.
     """
     config = parse_config(value, source)
     presets = {name: load_preset(name, config.overrides, source) for name in config.methods}
     sources = _sources(config)
-    found = discover(*sources, _path(cache)) if any(sources) or not trains(config) else []
+    results = Path(os.path.expanduser(config.results))
+    found = discover(*sources, _path(cache), results) if any(sources) or not trains(config) else []
     entries = {entry.name: entry for entry in found}
     for name in config.per_video:
         match = SHOT.match(name)

@@ -27,7 +27,7 @@ from everypoint.video.cuts import find_cuts
 from everypoint.video.discover import Entry
 from everypoint.video.ffmpeg import FrameStream, Stream, probe
 from everypoint.video.images import decode_image, decode_raw, resize_frame, to_rgb8
-from everypoint.video.paths import image_files, shown
+from everypoint.video.paths import image_files, shown, source_name
 from everypoint.video.sidecars import read_annotations, read_mask, read_queries_csv
 from everypoint.video.sizes import chosen_frames, working_size
 from everypoint.video.tapvid import load_item
@@ -98,7 +98,7 @@ def _read_video(entry: Entry, options: FramesOptions) -> tuple[np.ndarray, dict[
     else:
         notes += _damage(reader, stream, times, options)
     fps = _rate(times, declared, options.stride)
-    return frames, _known(shown(entry.path.name), _file_hash(entry.path), fps, times, original, notes)
+    return frames, _known(source_name(entry.kind, entry.path), _file_hash(entry.path), fps, times, original, notes)
 
 
 def _damage(reader: FrameStream, stream: Stream, times: list[float], options: FramesOptions) -> list[str]:
@@ -150,16 +150,12 @@ def _read_images(entry: Entry, options: FramesOptions) -> tuple[np.ndarray, dict
 
     frames, original = _collect(entry, decoded(), len(chosen), options)
     times = _even_times(len(frames), STILL_FPS, options)
-    return frames, _known(_folder_name(entry.path), digest.hexdigest(), STILL_FPS, times, original, notes)
-
-
-def _folder_name(folder: Path) -> str:
-    return shown(f"{folder.parent.name}/color" if folder.name == "color" else folder.name)
+    return frames, _known(source_name(entry.kind, entry.path), digest.hexdigest(), STILL_FPS, times, original, notes)
 
 
 def _read_tapvid(entry: Entry, options: FramesOptions) -> tuple[np.ndarray, dict[str, Any]]:
     item = load_item(entry.path, entry.key)
-    source = f"{shown(entry.path.name)}, entry {shown(entry.key)}"
+    source = source_name(entry.kind, entry.path, entry.key)
 
     def decoded() -> Iterator[np.ndarray]:
         for index in chosen_frames(len(item.video), options):

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import collections
-import hashlib
 import logging
 import os
-import re
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from everypoint.errors import InputError
+from everypoint.video.names import Found, names_of
 from everypoint.video.paths import VIDEO_SUFFIXES, image_files, is_image_name, natural_key, shown, stays_inside
 from everypoint.video.tapvid import index_of, pickles_of
 
 __all__ = ["Entry", "discover", "index_of"]
 
-NAME_LENGTH = 64
-RESERVED = frozenset({"report.html", "metrics.csv", "report"})  # names that lie beside the videos' results
 _SIDECARS = (".annotations.npz", ".queries.csv", ".mask.png", ".mask")
 _SEQUENCE = frozenset({"color", "mask", "raft_masks", "count_maps", "full_mask"})  # one video's folders with pictures
 
@@ -44,38 +39,32 @@ class Entry:
     mask: Path | None = None  # one image for all frames, or a folder of one image a frame
 
 
-class _Found(NamedTuple):
-    stem: str
-    relative: str  # identifies the source when names collide
-    kind: Literal["video", "images", "tapvid"]
-    path: Path
-    key: str = ""
-    sidecars: dict[str, Path] = {}  # noqa: RUF012 (never changed)
-
-
-def discover(videos: Path | None, dataset: Path | None = None, cache_folder: Path | None = None) -> list[Entry]:
+def discover(
+    videos: Path | None, dataset: Path | None = None, cache_folder: Path | None = None, results: Path | None = None
+) -> list[Entry]:
     """All videos of a folder and/or of a TAP-Vid file, in natural order of their names.
 
     Args:
         videos: a folder of video files and/or folders of images (their own or in ``color/``, masks in ``mask/``),
             one folder of images, or one video file.
         dataset: a TAP-Vid pickle, a folder of such pickles, or a folder of image folders (DAVIS).
-        cache_folder: where the keys of pickles are remembered (:func:`index_of`).
+        cache_folder: where the keys of pickles are remembered (:func:`index_of`), and names that had to be chosen.
+        results: the folder of finished results, whose names are kept (:func:`everypoint.video.names.names_of`).
 
     Raises:
         InputError: a path does not exist or holds no video.
     """
     if videos is None and dataset is None:
         raise InputError("no videos are given", cure="set videos to a folder or dataset to a TAP-Vid file")
-    found: list[_Found] = []
+    found: list[Found] = []
     if videos is not None:
         found += _from_videos(Path(videos))
     if dataset is not None:
         found += _from_dataset(Path(dataset), cache_folder)
-    return [_entry(item, name) for item, name in zip(found, _names(found), strict=True)]
+    return [_entry(item, name) for item, name in zip(found, names_of(found, cache_folder, results), strict=True)]
 
 
-def _entry(item: _Found, name: str) -> Entry:
+def _entry(item: Found, name: str) -> Entry:
     beside = item.sidecars
     return Entry(
         name=name,
@@ -88,27 +77,27 @@ def _entry(item: _Found, name: str) -> Entry:
     )
 
 
-def _from_dataset(dataset: Path, cache_folder: Path | None) -> list[_Found]:
+def _from_dataset(dataset: Path, cache_folder: Path | None) -> list[Found]:
     """The entries of pickles; a folder that holds none of them, but folders, holds videos."""
     if dataset.is_dir() and not any(dataset.glob("*.pkl")) and any(item.is_dir() for item in os.scandir(dataset)):
         return _from_videos(dataset)
     return [item for path in pickles_of(dataset) for item in _from_pickle(path, cache_folder)]
 
 
-def _from_pickle(path: Path, cache_folder: Path | None) -> list[_Found]:
+def _from_pickle(path: Path, cache_folder: Path | None) -> list[Found]:
     keys = index_of(path, cache_folder)
     listed = keys == [str(index) for index in range(len(keys))]
     stems = [f"{path.stem}-{int(key):03d}" if listed else key for key in keys]
-    return [_Found(stem, f"{path.name}#{key}", "tapvid", path, key) for stem, key in zip(stems, keys, strict=True)]
+    return [Found(stem, f"{path.name}#{key}", "tapvid", path, key) for stem, key in zip(stems, keys, strict=True)]
 
 
-def _from_videos(root: Path) -> list[_Found]:
+def _from_videos(root: Path) -> list[Found]:
     if root.is_file():
         if root.suffix.lower() not in VIDEO_SUFFIXES:
             raise InputError(
                 f"{shown(root)} is not a video file", cure="give mp4, mov, mkv, webm, avi, gif or a folder"
             )
-        return [_Found(root.stem, root.name, "video", root, sidecars=_beside(root, root.stem))]
+        return [Found(root.stem, root.name, "video", root, sidecars=_beside(root, root.stem))]
     if not root.is_dir():
         raise InputError(f"the folder {shown(root)} does not exist", cure="create it and put videos into it")
     found, notes = _scan(root)
@@ -126,25 +115,25 @@ def _from_videos(root: Path) -> list[_Found]:
     return found
 
 
-def _single_sequence(root: Path, found: list[_Found]) -> _Found | None:
+def _single_sequence(root: Path, found: list[Found]) -> Found | None:
     """The folder as one video: it is ``SEQ`` with ``color/`` (and what else belongs to it), or holds only images."""
     stem = root.resolve().name or "video"
     parts = {item.stem for item in found}
     if "color" in parts and (parts <= _SEQUENCE or {"color", "mask"} <= parts) and not _kinds(found, "video"):
-        return _Found(stem, root.name, "images", root / "color", sidecars=_of_sequence(root, root.resolve().parent))
+        return Found(stem, root.name, "images", root / "color", sidecars=_of_sequence(root, root.resolve().parent))
     if not found and image_files(root):
-        return _Found(stem, root.name, "images", root, sidecars=_beside(root, stem))
+        return Found(stem, root.name, "images", root, sidecars=_beside(root, stem))
     return None
 
 
-def _kinds(found: list[_Found], kind: str) -> list[_Found]:
+def _kinds(found: list[Found], kind: str) -> list[Found]:
     return [item for item in found if item.kind == kind]
 
 
-def _scan(root: Path) -> tuple[list[_Found], list[str]]:
+def _scan(root: Path) -> tuple[list[Found], list[str]]:
     """Videos of a folder, and sentences about what was left out."""
     items = {item.name: item for item in os.scandir(root) if not item.name.startswith(".")}
-    found: list[_Found] = []
+    found: list[Found] = []
     linked: list[str] = []
     others: list[str] = []
     stems: set[str] = set()
@@ -159,11 +148,11 @@ def _scan(root: Path) -> tuple[list[_Found], list[str]]:
                 continue
             stems.add(name)
             sidecars = {".mask": path / "mask"} if images != path and _is_folder(path / "mask", root) else {}
-            found.append(_Found(name, name, "images", images, sidecars={**_sidecars(root, name, items), **sidecars}))
+            found.append(Found(name, name, "images", images, sidecars={**_sidecars(root, name, items), **sidecars}))
         elif item.is_file() and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES:
             stem = os.path.splitext(name)[0]
             stems.add(stem)
-            found.append(_Found(stem, name, "video", path, sidecars=_sidecars(root, stem, items)))
+            found.append(Found(stem, name, "video", path, sidecars=_sidecars(root, stem, items)))
         else:
             others.append(name)
     used = {stem + suffix for stem in stems for suffix in _SIDECARS}
@@ -214,33 +203,3 @@ def _beside(path: Path, stem: str) -> dict[str, Path]:
 def _of_sequence(root: Path, parent: Path) -> dict[str, Path]:
     mask = {".mask": root / "mask"} if _is_folder(root / "mask", root) else {}
     return {**_beside(root, root.resolve().name), **mask}
-
-
-# ------------------------------------------------------------------------------------------------ names
-
-
-def _names(found: list[_Found]) -> list[str]:
-    """A safe, unique name each: the stem where it is one, else its slug and six hex digits of the source's sha256."""
-    slugs = [slug(item.stem) for item in found]
-    counts = collections.Counter(text.casefold() for text in slugs)
-    digits = 6
-    while True:
-        names = [
-            text if text == item.stem and counts[text.casefold()] == 1 and text.casefold() not in RESERVED
-            else _suffixed(text, item, digits)
-            for text, item in zip(slugs, found, strict=True)
-        ]  # fmt: skip
-        if len({name.casefold() for name in names}) == len(names) or digits >= 48:
-            return names
-        digits += 6  # a name that looks like another's with its digits
-
-
-def slug(stem: str) -> str:
-    """``stem`` in ``[A-Za-z0-9._-]{1,64}``, not starting with a dot or a dash."""
-    plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).lstrip(".-")[:NAME_LENGTH] or "video"
-
-
-def _suffixed(text: str, item: _Found, digits: int) -> str:
-    digest = hashlib.sha256(os.fsencode(item.relative)).hexdigest()[:digits]
-    return f"{text[: NAME_LENGTH - digits - 1].rstrip('.-') or 'video'}-{digest}"

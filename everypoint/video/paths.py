@@ -41,3 +41,10 @@ def image_files(folder: Path) -> list[Path]:
         raise InputError(f"{shown(folder)} cannot be opened", error.strerror or str(error)) from error
     files = [folder / name for name in sorted(names, key=natural_key)]
     return [file for file in files if stays_inside(file, folder.parent)]
+
+
+def source_name(kind: str, path: Path, key: str = "") -> str:
+    """How results call their source: a file, a folder of images, or an entry of a TAP-Vid file."""
+    if kind == "tapvid":
+        return f"{shown(path.name)}, entry {shown(key)}"
+    return shown(f"{path.parent.name}/color" if kind == "images" and path.name == "color" else path.name)

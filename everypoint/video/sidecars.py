@@ -60,7 +60,8 @@ def _load_annotations(path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     try:
         arrays = load_npz(path)
     except ArtifactError as error:
-        raise InputError(f"{name} cannot be read", error.why, "write it with numpy.savez") from error
+        cure = "write points and occluded with numpy.savez"
+        raise InputError(f"{name} cannot be read", error.why or "it is missing", cure) from error
     missing = {"points", "occluded"} - arrays.keys()
     if missing:
         raise InputError(f"{name} cannot be used", f"it has no array {' and no array '.join(sorted(missing))}")

@@ -204,3 +204,16 @@ def test_images_and_masks_that_are_overwritten_by_others_of_equal_size_run_that_
     half[:, SIZE[1] // 2 :] = 0
     overwrite(masks, [half] * 4)
     assert {"queries clip", "tracks clip chain"} <= set(folder.finished("-n").jobs)
+
+
+def test_a_video_with_the_name_of_another_leaves_its_results_alone(workspace):
+    folder = workspace()
+    add_gif(folder.videos, "b", frames_of("parallax", 3))
+    folder.finished()
+    for name in ("B", "other"):
+        add_gif(folder.videos, name, frames_of("rotation", 3))
+    first = folder.finished("-n")
+    (new,) = {video for job in first.jobs for video in job.split()[1:2] if video.startswith("B-")}
+    assert f"told apart, from now on: B.gif is {new}, b.gif is b" in first.output
+    assert {video for job in first.jobs for video in job.split()[1:2]} == {new, "other"}
+    assert (folder.folder / ".snakemake" / "everypoint" / "names.json").exists()

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from everypoint.errors import InputError
-from everypoint.video.discover import discover, slug
+from everypoint.video.discover import discover
+from everypoint.video.names import slug
 from everypoint.video.tapvid import index_of
 
 
