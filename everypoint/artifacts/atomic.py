@@ -212,13 +212,16 @@ def save_npz(final: str | os.PathLike[str], *, compressed: bool = False, **array
     write_with(final, lambda file: save(file, **arrays))
 
 
-def load_npz(path: str | os.PathLike[str], only: Collection[str] | None = None) -> dict[str, np.ndarray]:
+def load_npz(
+    path: str | os.PathLike[str], only: Collection[str] | None = None, *, cure: str | None = None
+) -> dict[str, np.ndarray]:
     """The arrays of an npz, never unpickling; raises :class:`ArtifactError` when missing or damaged.
 
     Every member carries a checksum, so damaged values are refused too. ``only`` names the members to read; those that
-    are absent or hold Python objects are left out, and the others cost nothing.
+    are absent or hold Python objects are left out, and the others cost nothing. ``cure`` is what to do about a file that
+    the workflow has not made.
     """
-    with _readable(path), _opened_npz(path) as file:
+    with _readable(path, cure), _opened_npz(path) as file:
         if only is None:
             return {name: file[name] for name in file.files}
         return {name: file[name] for name in only if name in file.files and not _header(file, name)[2].hasobject}
@@ -256,12 +259,12 @@ def load_npy(path: str | os.PathLike[str], *, mmap: bool = False) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
+def _readable(path: str | os.PathLike[str], cure: str | None = None) -> Iterator[None]:
     """Turn what numpy raises on a missing or damaged file into one sentence."""
     try:
         yield
     except FileNotFoundError as error:
-        raise ArtifactError(f"{path} is missing", cure="run the workflow again") from error
+        raise ArtifactError(f"{path} is missing", cure=cure or "run the workflow again") from error
     except PermissionError as error:
         raise ArtifactError(f"{path} cannot be read", str(error), "check its permissions") from error
     except MemoryError as error:  # also a damaged header that claims an absurd shape
@@ -269,7 +272,16 @@ def _readable(path: str | os.PathLike[str]) -> Iterator[None]:
             f"{path} does not fit in memory", str(error), "free memory, or delete the file if its size looks wrong"
         ) from error
     except _DAMAGED as error:
-        raise ArtifactError(f"{path} cannot be read", str(error), "delete it and run the workflow again") from error
+        again = cure or "delete it and run the workflow again"
+        raise ArtifactError(f"{path} cannot be read", _reason(error), again) from error
+
+
+def _reason(error: Exception) -> str:
+    """What numpy says, but for its advice to unpickle what is no array."""
+    if "allow_pickle" not in str(error):
+        return str(error)
+    held = str(error).startswith("Object arrays")
+    return "it holds Python objects, which are never read" if held else "it is no file of numpy arrays (npz or npy)"
 
 
 def sweep_stale(folder: str | os.PathLike[str]) -> int:

@@ -28,8 +28,12 @@ except ImportError:  # numpy 1
 _PLAIN_DTYPE = re.compile(r"[<>|=]?([biufc]\d{1,2}|[SU]\d{1,8}|O8?|\?)")
 
 
+class _Refusal(pickle.UnpicklingError):
+    """A pickle that parses and holds what is not allowed; its text is a reason for people."""
+
+
 def _refuse(reason: str) -> NoReturn:
-    raise pickle.UnpicklingError(reason)
+    raise _Refusal(reason)
 
 
 def _dtype(text: str, align: bool = False, copy: bool = False) -> np.dtype:
@@ -155,5 +159,14 @@ def load_arrays_pickle(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{path} cannot be opened", str(error), "check the path") from error
     except Exception as error:  # a hostile or damaged pickle can raise anything while it is parsed
         raise InputError(
-            f"{path} is not a pickle of plain arrays", str(error), "only TAP-Vid's own layout is read"
+            f"{path} is not a pickle of plain arrays", _reason(error), "only TAP-Vid's own layout is read"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a file could not be read: what pickle says of bytes that are none (``109``) explains nothing."""
+    if isinstance(error, _Refusal):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "what it claims to hold does not fit in memory"
+    return "its bytes are not those of a pickle, or are damaged"

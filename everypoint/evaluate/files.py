@@ -19,6 +19,7 @@ Order = Literal["auto", "tn", "nt"]
 
 VISIBLE_KEYS = ("visibility", "visible", "visibs")
 OCCLUDED_KEYS = ("occluded", "occlusion")
+AGAIN = "copy or write it again"
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ def load_ground_truth(path: Path, video: str | None = None) -> list[GroundTruth]
     """
     if not path.is_file():
         raise InputError(f"{path} is not there", cure="give a TAP-Vid pickle or NAME.annotations.npz")
-    if zipfile.is_zipfile(path):
-        entries: dict[str, Any] = {path.name.removesuffix(".npz").removesuffix(".annotations"): load_npz(path)}
+    if zipfile.is_zipfile(path) or path.suffix.lower() == ".npz":
+        name = path.name.removesuffix(".npz").removesuffix(".annotations")
+        entries: dict[str, Any] = {name: load_npz(path, cure=AGAIN)}
     else:
         content = load_arrays_pickle(path)
         if isinstance(content, (list, tuple)):
@@ -88,7 +90,7 @@ def load_prediction(
         raise InputError(f"{path} is not there", cure="give an npz with tracks")
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not an npz file", cure="save tracks with numpy.savez")
-    data = load_npz(path)
+    data = load_npz(path, cure=AGAIN)
     if "tracks" not in data:
         raise InputError(f"{path} has no array 'tracks'", f"it has {', '.join(sorted(data)) or 'none'}")
     if "schema_version" in data:

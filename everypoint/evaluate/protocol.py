@@ -186,7 +186,7 @@ def rows_by_query(tracks: Tracks, sampled: SampledQueries) -> np.ndarray:
         candidates = np.flatnonzero(found[:, 0] == query[0])
         if not len(candidates):
             raise InputError(
-                f"no track was queried at frame {int(query[0])}, as {sampled.ids[m]!r} is",
+                f"no track was queried at frame {int(query[0])}, as {str(sampled.ids[m])!r} is",
                 cure="track with the queries of these annotations and this query mode and stride",
             )
         rows[m] = candidates[np.argmin(np.abs(found[candidates, 1:] - query[1:]).max(axis=1))]
@@ -201,7 +201,7 @@ def _checked(tracks: Tracks, sampled: SampledQueries, rows: np.ndarray) -> np.nd
     if len(wrong):
         n = wrong[0]
         raise InputError(
-            f"the track for {sampled.ids[n]!r} was made for query (t, x, y) = {_triple(found[n])} at 256x256",
+            f"the track for {str(sampled.ids[n])!r} was made for query (t, x, y) = {_triple(found[n])} at 256x256",
             f"the annotations say {_triple(wanted[n])}",
             "use the annotations that the tracks were made from",
         )

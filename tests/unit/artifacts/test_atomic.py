@@ -162,6 +162,17 @@ def test_missing_files_and_folders_in_their_place_are_one_sentence(tmp_path):
             read(tmp_path)
 
 
+def test_files_that_the_workflow_has_not_made_have_their_own_cure(tmp_path):
+    (tmp_path / "text.npz").write_text("t,x,y\n")
+    for name, what in (("absent.npz", "is missing"), ("text.npz", "cannot be read: it is no file of numpy arrays")):
+        with pytest.raises(ArtifactError, match=rf"{what}.*run the workflow again"):
+            atomic.load_npz(tmp_path / name)
+        with pytest.raises(ArtifactError) as error:
+            atomic.load_npz(tmp_path / name, cure="write it again")
+        assert what in str(error.value)
+        assert str(error.value).endswith("; write it again.")
+
+
 # ----------------------------------------------------------------------------------------------------- arrays
 
 
@@ -250,9 +261,9 @@ def test_objects_are_neither_written_nor_read(tmp_path):
     with open(tmp_path / "evil.npy", "wb") as file:
         np.lib.format.write_array(file, np.array([Bomb(tmp_path / "went-off")], dtype=object), allow_pickle=True)
     np.savez(tmp_path / "evil.npz", a=np.array([Bomb(tmp_path / "went-off")], dtype=object))
-    with pytest.raises(ArtifactError, match="Object arrays"):
+    with pytest.raises(ArtifactError, match="it holds Python objects, which are never read"):
         atomic.load_npy(tmp_path / "evil.npy")
-    with pytest.raises(ArtifactError, match="Object arrays"):
+    with pytest.raises(ArtifactError, match="it holds Python objects, which are never read"):
         atomic.load_npz(tmp_path / "evil.npz")
     assert not (tmp_path / "went-off").exists()
 

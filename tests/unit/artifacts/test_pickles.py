@@ -224,3 +224,11 @@ def test_damaged_files_are_one_sentence(tmp_path, data):
 def test_a_missing_file_is_one_sentence(tmp_path):
     with pytest.raises(InputError, match="cannot be opened"):
         load_arrays_pickle(tmp_path / "nowhere.pkl")
+
+
+@pytest.mark.parametrize("content", [b"methods: [chain]\n", b"hello world\n", b"", pickle.dumps([1, 2, 3])[:-4]])
+def test_a_file_that_is_no_pickle_is_said_to_be_none(tmp_path, content):
+    (tmp_path / "d.pkl").write_bytes(content)
+    with pytest.raises(InputError) as error:
+        load_arrays_pickle(tmp_path / "d.pkl")
+    assert error.value.why == "its bytes are not those of a pickle, or are damaged"

@@ -169,13 +169,19 @@ def test_files_that_cannot_be_used(tmp_path, truth, capsys):
     path, _ = predict(tmp_path)
     text = tmp_path / "text.npz"
     text.write_text("not an archive")
+    notes = tmp_path / "notes.txt"
+    notes.write_text("methods: [chain]")
+    damaged = tmp_path / "damaged.npz"
+    damaged.write_bytes(path.read_bytes().replace(b"descr", b"desc\x00", 1))
     for arguments, said in [
         ((path, truth), "has 2 videos"),
         ((path, truth, "--video", "cow"), "has no video 'cow': it has 2: cat, dog"),
         ((tmp_path / "none.npz", truth, "--video", "cat"), "none.npz is not there"),
         ((path, tmp_path / "none.pkl"), "none.pkl is not there"),
         ((text, truth, "--video", "cat"), "is not an npz file"),
-        ((path, text), "is not a pickle of plain arrays"),
+        ((path, text), "text.npz cannot be read: it is no file of numpy arrays (npz or npy); copy or write it again."),
+        ((path, notes), "is not a pickle of plain arrays: its bytes are not those of a pickle"),
+        ((damaged, truth, "--video", "cat"), "Bad CRC-32 for file 'tracks.npy'; copy or write it again."),
         ((path, path), "has no points and occluded"),
         ((path, truth, "--video", "cat", "--size", "256"), "--size 256 is not a frame size"),
         ((path, truth, "--video", "cat", "--stride", "0"), "stride of 0"),

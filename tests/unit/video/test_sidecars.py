@@ -75,10 +75,12 @@ def test_annotations_that_do_not_fit(tmp_path, sequence, arrays, says):
 def test_annotations_that_are_no_npz_or_hold_objects(tmp_path, sequence):
     entry = dataclasses.replace(sequence, annotations=tmp_path / "a.npz")
     entry.annotations.write_bytes(b"no zip")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError) as error:
         read_annotations(entry, META)
+    why = "it is no file of numpy arrays (npz or npy); write points and occluded with numpy.savez"
+    assert str(error.value) == f"a.npz cannot be read: {why}."
     np.savez(entry.annotations, points=np.array([{}], dtype=object), occluded=np.zeros((1, 10), bool))
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="cannot be read: it holds Python objects, which are never read; write"):
         read_annotations(entry, META)
 
 
