@@ -8,6 +8,7 @@ from everypoint.stages.driver import (
     check_yaml,
     default_config,
     hold_lock,
+    make_results,
     plan_or_sentence,
 )
 from snakemake.utils import min_version
@@ -45,3 +46,4 @@ rule all:
 
 onstart:
     hold_lock(".snakemake/everypoint/run.lock")
+    make_results(plan)

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from everypoint.config.load import read_yaml
-from everypoint.errors import EverypointError
+from everypoint.errors import ConfigError, EverypointError, ResourceError
 from everypoint.stages.locks import take
 from everypoint.stages.plan import Plan, make_plan
+from everypoint.stages.plan_pips import trains
 
 _held: list[int] = []  # locked files, open for as long as the process lives
 
@@ -34,11 +35,43 @@ def check_yaml(files: Iterable[str | os.PathLike[str]]) -> None:
 
 
 def plan_or_sentence(value: Mapping[str, Any], source: str, cache: str | os.PathLike[str] | None = None) -> Plan:
-    """:func:`make_plan`, or the end of the process."""
+    """:func:`make_plan` with folders that Snakemake can work with, or the end of the process."""
     try:
-        return make_plan(value, source, cache)
+        plan = make_plan(value, source, cache)
+        pips = plan.config.pips
+        check_folder("results", plan.config.results, source)
+        check_folder("pips.folder", pips.folder, source, used=trains(plan.config))
+        check_folder("pips.export.folder", pips.export.folder, source, used=pips.export.root is not None)
+        return plan
     except EverypointError as error:
         raise SystemExit(f"everypoint: {error}") from None
+
+
+def check_folder(key: str, name: str, source: str, *, used: bool = True) -> None:
+    """Raise :class:`ConfigError` for a folder of outputs that is none, or whose name Snakemake reads otherwise.
+
+    ``used``: whether anything is written there by this configuration; rules name the folder in any case.
+    """
+    what = f"{source}: {key} {name!r} cannot be used"
+    if set("{}<>") & set(name):
+        raise ConfigError(what, "{ } < > have another meaning in Snakemake's paths", "choose another name")
+    path = Path(os.path.expanduser(name))
+    there = next((part for part in (path, *path.parents) if os.path.lexists(part)), path)
+    if used and os.path.lexists(there) and not there.is_dir():
+        raise ConfigError(what, f"{there} is not a folder", "name another one, or move that away")
+
+
+def make_results(plan: Plan) -> None:
+    """Make the folder of results, or end the process; a run that has jobs writes into it."""
+    folder = Path(plan.results)
+    try:
+        if plan.videos:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(f"{folder} does not let us write")
+    except OSError as error:
+        cure = "check its permissions, or name another folder as results"
+        raise SystemExit(f"everypoint: {ResourceError(f'cannot write to {folder}', str(error), cure)}") from None
 
 
 def hold_lock(path: str | os.PathLike[str]) -> None:

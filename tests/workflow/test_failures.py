@@ -109,3 +109,13 @@ def test_a_key_that_is_written_twice(workspace):
     folder = workspace()
     (folder.folder / "my.yaml").write_text("seed: 1\nseed: 2\n")
     assert "key 'seed' is written twice" in sentence_of(folder.run("-n"))
+
+
+@pytest.mark.parametrize("results", ["file/results", "a{b}"])
+def test_results_that_cannot_be(workspace, results):
+    folder = workspace(results=results)
+    add_scene(folder.videos, "scene", truth=False)
+    (folder.folder / "file").touch()
+    run = folder.run()
+    assert run.code == 1
+    assert f"results '{results}' cannot be used" in sentence_of(run)
