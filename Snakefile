@@ -1,7 +1,7 @@
 # Track every point in a folder of videos.
 #
 #   snakemake                                   the folder named in workflow_config.yaml
-#   snakemake -n                                what would be done
+#   snakemake -n                                what would be done, how long it takes and how much disk it needs
 #   snakemake --configfile my.yaml --directory elsewhere
 
 from everypoint.stages.driver import (
@@ -35,9 +35,19 @@ include: "rules/report.smk"
 include: "rules/pips.smk"
 
 
+# No file: a dry run is known to be one only when inputs are asked for, and it then says what the run will take.
+def said_before(wildcards):
+    if workflow.dryrun:
+        from everypoint.stages.estimate import estimate
+
+        logger.info("\n".join(estimate(plan).lines))
+    return []
+
+
 rule all:
     default_target: True
     input:
+        said_before,
         "<results>/report.html",
         "<results>/report/summary.json",
         [products_of(video) for video in plan.videos],

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from everypoint.errors import InputError
-from everypoint.stages import cli_pips, devices
+from everypoint.stages import cli_estimate, cli_pips, devices
 
 ROOT = Path(__file__).resolve().parents[2]
 ON_CPU, ON_GPU = ["chain-multi", "cpu"], ["chain-multi", "fast"]  # presets for someone who names none
@@ -40,6 +40,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     demo.add_argument("--cores", type=int, metavar="N", help="CPU cores to use (default: all)")
     demo.set_defaults(run=run_demo)
     _register_config(subparsers)
+    cli_estimate.register(subparsers)
     cli_pips.register(subparsers)
 
 
@@ -78,18 +79,24 @@ def run_folder(arguments: argparse.Namespace) -> int:
     from everypoint.config.generate import dump_yaml
     from everypoint.config.load import parse_config
 
-    base, given = _base(arguments.config), {"videos": arguments.videos}
-    given |= {key: value for key in ("methods", "results", "device") if (value := getattr(arguments, key))}
+    keys = keys_of(arguments)
+    results = Path(parse_config(keys, "the configuration").results)
+    file = results / "config.yaml"
+    atomic.write_text(file, dump_yaml(keys))
+    return snakemake(file, cores=arguments.cores, extra=("--dry-run",) if arguments.dry_run else ())
+
+
+def keys_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The keys of a run: of the configuration and the command line, and presets where neither names any."""
+    base = _base(arguments.config)
+    given = {key: value for key in ("videos", "methods", "results", "device") if (value := getattr(arguments, key))}
     keys = (base or {}) | given
     if base is None and not arguments.methods:
         keys["methods"], why = methods_here(arguments.device)
         print(f"{why}: runs {' and '.join(keys['methods'])} (--methods names others)", flush=True)
         if keys["methods"] == ON_CPU:
             keys["device"] = "cpu"  # so that no job waits for the one GPU that there is not
-    results = Path(parse_config(keys, "the configuration").results)
-    file = results / "config.yaml"
-    atomic.write_text(file, dump_yaml(keys))
-    return snakemake(file, cores=arguments.cores, extra=("--dry-run",) if arguments.dry_run else ())
+    return keys
 
 
 def _base(config: Path | None) -> dict[str, Any] | None:
