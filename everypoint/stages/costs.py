@@ -37,6 +37,7 @@ _VIT = {"dino-vits16": 6.0, "dino-vits8": 50.0, "dinov2-vits14": 10.0, "dinov2-v
 _VIT_OTHER = 25.0
 _DEPTH = {"depth-anything": 4.0, "zoedepth": 30.0}  # core s a frame
 _MIB = 2**20
+KEPT = 256 * _MIB  # of a frame's features that a walk holds, see everypoint.track.appearance
 
 
 class Cost(NamedTuple):
@@ -45,10 +46,11 @@ class Cost(NamedTuple):
     seconds: float
     megabytes: float
     start: float = START_TORCH
+    single: float = 0.0  # core seconds besides, that neither a GPU nor more cores shorten
 
     def elapsed(self, cores: float) -> float:
         """Seconds on as many cores as ``cores`` (a GPU counts as several)."""
-        return self.start + self.seconds / cores
+        return self.start + self.single + self.seconds / cores
 
 
 def ask_minutes(cost: Cost, cores: float, speed: float, attempt: int) -> int:
@@ -183,9 +185,26 @@ def _step(preset: Preset) -> tuple[float, int, float]:
 
 
 def tracks(size: Size, preset: Preset, points: int) -> Cost:
-    """Read-out of ``points`` queries."""
+    """Read-out of ``points`` queries: the walk along the flows on one core, the model on the device."""
     if preset.tracker in ("cotracker", "pips2"):
         return Cost(60.0 * size.frames * size.megapixels, TORCH_MB + 2500)
-    if preset.tracker != "optimize":
-        return Cost(3e-5 * size.frames * points, PLAIN_MB + 4 * size.frames * size.megapixels, START)
-    return Cost(5e-4 * size.frames * points, TORCH_MB + 300 + 0.05 * points)
+    carried, video = size.frames * points, 4 * size.frames * size.megapixels
+    if preset.tracker == "chain":
+        return Cost(3e-5 * carried, PLAIN_MB + video, START)
+    walk, held = _walk(size, preset, points) if preset.walks else (0.0, 0.0)
+    if preset.tracker == "chain-multi":
+        return Cost(0.0, PLAIN_MB + video + held, START, walk)
+    return Cost((1e-4 if preset.walks else 5e-4) * carried, TORCH_MB + 300 + 0.05 * points + held, single=walk)
+
+
+def _walk(size: Size, preset: Preset, points: int) -> tuple[float, float]:
+    """Core seconds and MB of the walk, the refinement and the adjustment, with companions where there are some."""
+    options, cells = preset.readout.companions, size.megapixels * 1e6 / 64
+    each = 2.5e-4 if preset.chain.boundary_radius else 8e-5
+    whole = preset.uses_features and (options.every or 4 * points >= cells)  # frames of features as float32
+    megabytes = 50 + (min(KEPT / _MIB, 1024 * cells * size.frames / _MIB) if whole else 0.0)
+    if not options.every:
+        return each * size.frames * points, megabytes
+    companions = options.points * math.ceil(size.frames / options.every)
+    steps = companions * min(size.frames, 3 * options.span)
+    return each * size.frames * points + 8e-5 * steps, megabytes + 150 + 13 * steps / _MIB

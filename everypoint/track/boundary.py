@@ -24,6 +24,7 @@ _RANGE = np.arange(-HALF, HALF + 1, dtype=np.float32)
 _OFFSETS = np.stack(np.meshgrid(_RANGE, _RANGE), -1).reshape(-1, 2)  # [P, 2] (x, y)
 _WEIGHTS = np.exp(-(_OFFSETS**2).sum(-1) / (2 * SIGMA**2))
 _WEIGHTS /= _WEIGHTS.sum()
+_BY_CHANNEL = np.repeat(_WEIGHTS, 3).astype(np.float32)
 
 
 class Alternatives(NamedTuple):
@@ -93,7 +94,7 @@ def patches(image: np.ndarray, xy: np.ndarray) -> np.ndarray:
 
 def difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Mean absolute difference [N] of patches uint8 [N, P, 3], weighted towards their middle."""
-    return cv2.absdiff(first, second).sum(-1, dtype=np.float32) @ _WEIGHTS.astype(np.float32)
+    return cv2.absdiff(first, second).reshape(len(first), _WEIGHTS.size * 3).astype(np.float32) @ _BY_CHANNEL
 
 
 def _around(store: FlowStore, i: int, j: int, xy: np.ndarray, offsets: np.ndarray) -> np.ndarray:
