@@ -35,15 +35,6 @@ include: "rules/report.smk"
 include: "rules/pips.smk"
 
 
-# No file: a dry run is known to be one only when inputs are asked for, and it then says what the run will take.
-def said_before(wildcards):
-    if workflow.dryrun:
-        from everypoint.stages.estimate import estimate
-
-        logger.info("\n".join(estimate(plan).lines))
-    return []
-
-
 rule all:
     default_target: True
     input:

@@ -47,3 +47,12 @@ def products_of(video):
         return plan.products(shots_of(video))
 
     return products
+
+
+# No file: a dry run is known to be one only when inputs are asked for, and it then says what the run will take.
+def said_before(wildcards):
+    if workflow.dryrun:
+        from everypoint.stages.estimate import estimate
+
+        logger.info("\n".join(estimate(plan).lines))
+    return []
