@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +36,23 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     run.add_argument("--results", metavar="FOLDER", help="where results go (default: as configured)")
     run.add_argument("--config", type=Path, metavar="FILE", help="a configuration to start from")
     run.add_argument("--device", choices=["auto", "cpu", "cuda"], help="where networks and optimisers run")
-    run.add_argument("--cores", type=int, metavar="N", help="CPU cores to use (default: all)")
+    run.add_argument("--cores", type=_cores, metavar="N", help="CPU cores to use (default: all)")
     run.add_argument("-n", "--dry-run", action="store_true", help="only show what would be done")
     run.set_defaults(run=run_folder)
 
     demo = subparsers.add_parser("demo", help="fetch a clip, render a scene, track both with three presets")
-    demo.add_argument("--cores", type=int, metavar="N", help="CPU cores to use (default: all)")
+    demo.add_argument("--cores", type=_cores, metavar="N", help="CPU cores to use (default: all)")
     demo.set_defaults(run=run_demo)
     _register_config(subparsers)
     cli_estimate.register(subparsers)
     cli_pips.register(subparsers)
+
+
+def _cores(text: str) -> int:
+    """A number of cores from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of cores from 1 on")
+    return int(text)
 
 
 def _register_config(subparsers: argparse._SubParsersAction) -> None:
@@ -69,8 +80,26 @@ def snakemake(config: Path, *, cores: int | None = None, extra: tuple[str, ...] 
             f"{snakefile} is missing", "the workflow comes with the checkout", "install with pip install -e"
         )
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--configfile", str(config)]
-    command += ["--cores", str(cores) if cores else "all", *extra]
-    return subprocess.run(command, cwd=cwd, check=False).returncode
+    command += ["--cores", str(cores or "all"), *extra]
+    with _interrupts() as seen:
+        code = subprocess.Popen(command, cwd=cwd).wait()
+    if seen and code:
+        raise KeyboardInterrupt
+    return code
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Note Ctrl-C, which Snakemake hears too, instead of leaving: it ends its jobs first, and takes its time.
+
+    A handler of Python's is not inherited, while a signal that is ignored would be ignored by Snakemake as well.
+    """
+    seen: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: seen.append(number))
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run_folder(arguments: argparse.Namespace) -> int:
@@ -80,16 +109,18 @@ def run_folder(arguments: argparse.Namespace) -> int:
     from everypoint.config.load import parse_config
 
     keys = keys_of(arguments)
-    results = Path(parse_config(keys, "the configuration").results)
-    file = results / "config.yaml"
-    atomic.write_text(file, dump_yaml(keys))
-    return snakemake(file, cores=arguments.cores, extra=("--dry-run",) if arguments.dry_run else ())
+    results = Path(parse_config(keys, "the command line").results).expanduser()
+    with tempfile.TemporaryDirectory() as elsewhere:  # for a dry run, which leaves results as they are
+        file = (Path(elsewhere) if arguments.dry_run else results) / "config.yaml"
+        atomic.write_text(file, dump_yaml(keys))
+        return snakemake(file, cores=arguments.cores, extra=("--dry-run",) if arguments.dry_run else ())
 
 
 def keys_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keys of a run: of the configuration and the command line, and presets where neither names any."""
     base = _base(arguments.config)
-    given = {key: value for key in ("videos", "methods", "results", "device") if (value := getattr(arguments, key))}
+    asked = {key: getattr(arguments, key) for key in ("videos", "methods", "results", "device")}
+    given = {key: value for key, value in asked.items() if value is not None}
     keys = (base or {}) | given
     if base is None and not arguments.methods:
         keys["methods"], why = methods_here(arguments.device)
@@ -100,13 +131,14 @@ def keys_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _base(config: Path | None) -> dict[str, Any] | None:
-    """The keys to start from: the file given, or that of the working directory; None without either."""
-    from everypoint.config.load import read_yaml
+    """The keys to start from, checked: the file given, or that of the working directory; None without either."""
+    from everypoint.config.load import load_config, read_yaml
 
-    here = Path("workflow_config.yaml")
-    if config is None and not here.exists():
+    file = config or Path("workflow_config.yaml")
+    if config is None and not file.exists():
         return None
-    return read_yaml(config or here)
+    load_config(file)
+    return read_yaml(file)
 
 
 def methods_here(device: str | None) -> tuple[list[str], str]:
