@@ -218,8 +218,8 @@ def load_npz(
     """The arrays of an npz, never unpickling; raises :class:`ArtifactError` when missing or damaged.
 
     Every member carries a checksum, so damaged values are refused too. ``only`` names the members to read; those that
-    are absent or hold Python objects are left out, and the others cost nothing. ``cure`` is what to do about a file that
-    the workflow has not made.
+    are absent or hold Python objects are left out, and the others cost nothing. ``cure`` says what to do about a file
+    that the workflow has not made.
     """
     with _readable(path, cure), _opened_npz(path) as file:
         if only is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
+SMALLEST, LARGEST = 16, 4096  # sides of rendered frames, in pixels
 NAMES = ("two_planes", "occluder", "parallax", "rotation")  # everypoint.scenes.presets.PRESETS, which imports OpenCV
 
 
@@ -159,10 +160,14 @@ def _png(picture: np.ndarray) -> bytes:
 def _size(text: str) -> tuple[int, int]:
     from everypoint.errors import InputError
 
-    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text.lower())
+    match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text.lower())
     if match is None:
         raise InputError(f"--size {text} is not a frame size", cure="write HEIGHTxWIDTH, for instance 256x256")
-    return int(match[1]), int(match[2])
+    size = int(match[1]), int(match[2])
+    if not SMALLEST <= min(size) <= max(size) <= LARGEST:
+        what = f"--size {text} is too {'small' if min(size) < SMALLEST else 'large'}"
+        raise InputError(what, cure=f"sides are from {SMALLEST} to {LARGEST} pixels")
+    return size
 
 
 def _at_least(value: int, least: int, option: str) -> int:

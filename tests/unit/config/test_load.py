@@ -64,8 +64,8 @@ def test_values_arrive(tmp_path):
         ({"overrides": {"all": {None: 5}}}, "f.yaml: the key None under overrides.all should be text."),
         (
             {"overrides": {"all": {"flow": {"backend": "none"}}}},
-            "f.yaml: overrides.all: its tracks need flows: choose a flow.backend, or readout.fuse false to use the model "
-            "alone.",
+            "f.yaml: overrides.all: its tracks need flows: choose a flow.backend, or readout.fuse false to use the "
+            "model alone.",
         ),
         ({"pips": {"train": {"stps": 3}}}, "f.yaml: pips.train: unknown key 'stps', did you mean 'steps'."),
         (

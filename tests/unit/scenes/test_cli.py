@@ -48,6 +48,13 @@ def test_a_second_run_touches_nothing(tmp_path, capsys):
     [
         (("ocluder",), "there is no scene 'ocluder'"),
         (("occluder", "--size", "64"), "--size 64 is not a frame size"),
+        (
+            ("occluder", "--size", "100000x100000"),
+            "--size 100000x100000 is too large; sides are from 16 to 4096 pixels.",
+        ),
+        (("occluder", "--size", "4097x16"), "--size 4097x16 is too large"),
+        (("occluder", "--size", "3x3"), "--size 3x3 is too small; sides are from 16 to 4096 pixels."),
+        (("occluder", "--size", "0x64"), "--size 0x64 is too small"),
         (("occluder", "--frames", "0"), "0 frames"),
         (("occluder", "--points", "0"), "--points 0 is impossible"),
         (("occluder", "--seed", "-1"), "--seed -1 is impossible"),
