@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +25,7 @@ from tests.shared import ROOT
 HERE = importlib.util.find_spec("triton") is not None
 CHOSEN = os.environ.get("TRITON_INTERPRET") == "1"
 ORACLE = "last_digits"  # in the name of the strictest test, which says whether the formulas are right
+ON_DEVICE = chain_triton.TILE  # as it is for a device
 COUNT, FRAMES, TILE = 33, 5, 16  # the last of three tiles holds one point
 CHAIN = (0, 2, 1)  # the coordinates that the blocks change
 
@@ -156,3 +159,46 @@ def test_without_the_package_the_error_names_the_cure(monkeypatch):
     chain_triton._kernels.cache_clear()
     with pytest.raises(MissingPackageError, match=r"set model\.cadex\.kernel: torch"):
         chain_triton._kernels()
+
+
+STACK = (
+    1024  # bytes a thread that the way back may keep outside of registers; with tiles of 64 points it is 1,500 and more
+)
+POINTERS = {
+    "forward": "points frames table small route sizes out before",
+    "backward": "out grad frames table small route sizes before of_points of_table of_small",
+}
+INTEGERS = {"forward": "count rows nodes", "backward": "count rows nodes blocks"}
+
+
+@pytest.mark.slow  # half a minute of compiling
+@there
+@pytest.mark.skipif(CHOSEN, reason="the interpreter compiles nothing")
+@pytest.mark.parametrize("kind", ["fp32", "fp64"])
+@pytest.mark.parametrize("name", POINTERS)
+def test_kernels_compile_for_a_device_that_is_not_here(name, kind, tmp_path):
+    """For compute capability 9.0, with the published sizes; what a thread keeps outside of registers stays small."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from everypoint.models import chain_kernels
+
+    types = {"frames": "*i64", "route": "*i32", "sizes": "*i32"} | dict.fromkeys(("table", "small"), "*fp32")
+    types |= dict.fromkeys(("of_table", "of_small"), "*fp32")
+    signature = {pointer: types.get(pointer, f"*{kind}") for pointer in POINTERS[name].split()}
+    signature |= dict.fromkeys(INTEGERS[name].split(), "i32")
+    block = next(iter(chain.grouped(weights_of(route_of(), width=56))))
+    constants = chain_triton._constants(route_of(sizes=(12, 96)), block) | {"STOPS": 12, "TILE": ON_DEVICE}
+    options = {key: constants.pop(key) for key in ("num_warps", "num_stages")}
+    constants |= {"KEEP": True} if name == "forward" else {}
+    source = ASTSource(getattr(chain_kernels, name), signature | dict.fromkeys(constants, "constexpr"), constants)
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    (tmp_path / "kernel.cubin").write_bytes(made.asm["cubin"])
+    program = next(Path(triton.__file__).parent.rglob("cuobjdump"), None)
+    if program is None:
+        pytest.skip("compiled; cuobjdump, which says what it uses, is not there")
+    said = subprocess.run(
+        [program, "--dump-resource-usage", tmp_path / "kernel.cubin"], capture_output=True, text=True, check=True
+    ).stdout
+    assert max(int(stack) for stack in re.findall(r"STACK:(\d+)", said)) < STACK, said
