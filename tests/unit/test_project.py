@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 LOCKED_EXTRAS = ("depth", "dev", "pips", "slurm")
 # Imported inside one file, with an error that says how to install.
-OPTIONAL = {"albumentations", "rerun", "tinycudann", "cotracker", "transformers", "triton"}
+OPTIONAL = {"albumentations", "tinycudann", "cotracker", "transformers", "triton"}
 MODULES = {  # module -> the package that brings it, where the two differ in name
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
@@ -172,3 +172,13 @@ def test_clean_keeps_results_videos_and_the_environment(tmp_path):
     assert make(tmp_path, "clean").returncode == 0
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_dir()}
     assert left == {"results", "videos", ".snakemake", ".venv", ".venv/bin", "assets-cache", "demo", "src"}
+
+
+def test_the_questions_quote_sentences_that_are_printed():
+    """A title in quotation marks is what a user saw; an ellipsis stands for a name."""
+    code = "\n".join(path.read_text() for path in (ROOT / "everypoint").rglob("*.py"))
+    quoted = re.findall(r'^\*\*"(.+?)"\*\*', (ROOT / "docs" / "faq.md").read_text(), re.MULTILINE)
+    assert quoted
+    for title in quoted:
+        pattern = ".+".join(re.escape(part) for part in title.split("..."))
+        assert re.search(pattern, code), title
