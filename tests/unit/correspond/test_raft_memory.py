@@ -58,6 +58,14 @@ def test_flows_in_halves_are_those_of_whole_calls(batch, room, warm, caplog):
     assert [record.levelname for record in warnings] == ["WARNING"] * len(failed)
 
 
+@pytest.mark.parametrize("warm", [False, True])
+def test_halves_differ_from_whole_calls_by_rounding_alone(warm):
+    whole, halved = session_of(4, warm_start=warm), session_of(4, warm_start=warm)
+    Device(halved, 1)
+    for (_, expected), (_, found) in zip(whole._computed(PLAN), halved._computed(PLAN), strict=True):
+        assert torch.allclose(found, expected, rtol=1e-6, atol=2e-5)  # px, of flows up to 11 px
+
+
 def test_halves_equal_calls_of_that_size_bit_for_bit():
     plan = {0: [1, 2, 3, 4]}
     halved = session_of(4)
