@@ -16,6 +16,7 @@ wildcard_constraints:
     key=r"[a-z0-9-]+-[0-9a-f]{6}",
     shard=r"\d+of\d+",
     preset="|".join(plan.presets),
+    format=r"[a-z-]+",
 
 
 # What every job carries besides its options: raised when a stage would write something else, see everypoint/stages.

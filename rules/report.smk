@@ -33,6 +33,24 @@ rule overlay:
         "../scripts/overlay.py"
 
 
+rule export:
+    input:
+        tracks="<results>/{video}/tracks/{preset}/tracks.npz",
+    output:
+        directory("<results>/{video}/export/{preset}/{format}"),
+    log:
+        "<results>/{video}/logs/export.{preset}.{format}.log",
+    benchmark:
+        "<results>/{video}/logs/export.{preset}.{format}.jsonl"
+    localrule: True
+    conda:
+        "../envs/base.yaml"
+    params:
+        version=VERSIONS["export"],
+    script:
+        "../scripts/export.py"
+
+
 rule evaluate:
     input:
         frames="<results>/{video}/frames/video.json",

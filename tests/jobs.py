@@ -31,6 +31,7 @@ STATEMENT = re.compile(r"^(?:from |import |def |\w+ = )")
 NOT_HERE = ("plan = ", "CONFIG = ", "min_version", "from everypoint.stages.driver")  # what finds the plan
 WILDCARD = re.compile(r"\{(\w+)\}")
 TARGETS = ("<results>/report.html",)
+FORCED = SimpleNamespace(dag_settings=SimpleNamespace(targets=(), forcerun=(), forceall=True))  # every job counts
 OF_TRAINING = ("pips_export", "pips_train", "pips_finetune", "pips_test")
 
 
@@ -140,7 +141,7 @@ class Workflow:
     def __init__(self, plan: Plan, versions: dict[str, int] | None = None) -> None:
         self.names: dict[str, Any] = {
             "plan": plan, "config": {"runtime": {}}, "_arguments": _arguments, "unpack": _Unpacked, "expand": _expand,
-            "checkpoints": self, "VERSIONS": {},
+            "checkpoints": self, "VERSIONS": {}, "workflow": FORCED,
         } | dict.fromkeys(("directory", "temp", "report", "ensure", "protected"), _unflagged)  # fmt: skip
         flags = dict(self.names)
         for statement in _statements():

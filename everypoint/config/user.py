@@ -49,6 +49,9 @@ class Config(Options):
     queries: QueryOptions = Field(QueryOptions(), description="Which points are tracked.")
     evaluate: EvaluateOptions = Field(EvaluateOptions(), description="How tracks are measured against ground truth.")
     overlay: OverlayOptions = Field(OverlayOptions(), description="How overlays are drawn.")
+    exports: tuple[Literal["nuke", "after-effects", "blender", "tapvid"], ...] = Field(
+        (), description="Formats for other programs that tracks are written in besides (docs/export.md)."
+    )
     report: ReportOptions = Field(ReportOptions(), description="What the report holds.")
     jobs: JobsOptions = Field(
         JobsOptions(), description="Into which jobs the work is cut, and what they ask of a cluster (docs/slurm.md)."

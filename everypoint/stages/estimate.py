@@ -22,7 +22,7 @@ from everypoint.video.sizes import Size
 
 SHOWN = 20  # videos that are listed
 _OF_KEY = ("flow", "features", "depth", "sparse", "matches")
-_OF_PRESET = ("optimize", "tracks", "overlay", "evaluate")
+_OF_PRESET = ("optimize", "tracks", "overlay", "evaluate", "export")
 
 
 class Job(NamedTuple):
@@ -72,21 +72,21 @@ def jobs_of(plan: Plan, video: str) -> list[Job]:
 
 
 def _place(plan: Plan, path: str) -> tuple[str, str, str, str] | None:
-    """(video, stage, key or preset, shard) of a result; None for a file of the user's."""
+    """(video, stage, key or preset, shard or format) of a result; None for a file of the user's."""
     if not path.startswith(f"{plan.results}/"):
         return None
     video, stage, *rest = path[len(plan.results) + 1 :].split("/")
     if stage in ("frames", "queries", "shots"):
         return video, stage, "", ""
-    shard = rest[1] if stage in ("flow", "features") and "of" in rest[1] else ""
-    return video, stage, rest[0], shard
+    part = rest[1] if stage == "export" or (stage in ("flow", "features") and "of" in rest[1]) else ""
+    return video, stage, rest[0], part
 
 
 def _wildcards(video: str, stage: str, key: str, shard: str) -> Any:
     values = {"video": video}
     if stage in (*_OF_KEY, *_OF_PRESET):
         values["key" if stage in _OF_KEY else "preset"] = key
-    return SimpleNamespace(**values, **({"shard": shard} if shard else {}))
+    return SimpleNamespace(**values, **({"shard": shard} if shard and stage in _OF_KEY else {}))
 
 
 def _inputs(plan: Plan, video: str, stage: str, key: str, shard: str) -> Mapping[str, Any]:
@@ -102,6 +102,7 @@ def _inputs(plan: Plan, video: str, stage: str, key: str, shard: str) -> Mapping
         "optimize": plan.optimize_inputs,
         "tracks": plan.tracks_inputs,
         "overlay": plan.overlay_inputs,
+        "export": plan.overlay_inputs,  # tracks, which have read what it names besides
     }
     return functions[stage](wildcards) if stage in functions else {}
 
@@ -114,7 +115,7 @@ def _job(plan: Plan, place: tuple[str, str, str, str], path: str) -> Job:
         cost = costs.Cost(0.0, cost.megabytes, costs.START)  # it only joins what its parts have computed
     elsewhere = bool(plan.gpus and plan.may_find_gpu() and stage in costs.GPU_SPEED)
     seconds = cost.elapsed(costs.GPU_SPEED[stage] if elsewhere else 1) / plan.config.jobs.speed
-    size, part = plan.size(video), shard_of(shard)[1] if shard else 1
+    size, part = plan.size(video), shard_of(shard)[1] if shard and stage in _OF_KEY else 1
     pairs = count_pairs(size.frames, plan._flows[key].pairs) / part if stage == "flow" else 0
     needs = 0.0 if stage == "features" and shard else _bytes(plan, video, stage, key, size) / part + space.LOGS
     return Job(stage, pairs, needs, *((0.0, seconds) if elsewhere else (seconds, 0.0)), os.path.exists(path))
@@ -133,6 +134,8 @@ def _bytes(plan: Plan, video: str, stage: str, key: str, size: Size) -> float:
         return space.matches(size, plan._matches[key])
     if stage == "optimize":
         return space.optimize(size, plan.presets[key])
+    if stage == "export":
+        return space.export(size, points)
     if stage == "overlay":
         return space.overlay(size, plan.config.overlay.max_side)
     return space.tracks(size, points) if stage == "tracks" else space.NOTES

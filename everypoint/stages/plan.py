@@ -39,6 +39,7 @@ STAGES = (
     "optimize",
     "tracks",
     "overlay",
+    "export",
     "evaluate",
     "report",
 )
@@ -240,6 +241,7 @@ class Plan(JobsPlan):
         found = [f"tracks/{preset}/tracks.npz"]
         if self.config.overlay.enabled:
             found += [f"overlay/{preset}/overlay.mp4", f"overlay/{preset}/trails.mp4"]
+        found += [f"export/{preset}/{kind}" for kind in self.config.exports]
         if self.is_annotated(name):
             found.append(f"evaluate/{preset}/metrics.json")
         if self.presets[preset].tracker == "optimize":
@@ -257,6 +259,7 @@ class Plan(JobsPlan):
         if matches:
             logs += [f"matches.{matches}", f"optimize.{name}"]
         logs += [f"{rule}.{name}" for rule in ("tracks", "overlay", "evaluate")]
+        logs += [f"export.{name}.{kind}" for kind in self.config.exports]
         return {"preset": relevant.reported(preset), "matches": matches, "logs": logs}
 
     def runtime(self) -> dict[str, Any]:

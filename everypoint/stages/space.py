@@ -17,6 +17,7 @@ NOTES = 1500  # manifest and description of one stage
 LOGS = 700  # log and benchmark of one job
 ROW = 11  # of a table of matches: two points of 2 x uint16, flags uint8, score float16
 IN_TABLE, IN_CSV = 13, 41  # a point and frame: position, visibility and confidence; a line of text
+IN_EXPORT = 22  # of the formats of compositors, which have 14 to 45 characters a point and frame
 OVERLAY = 0.22  # a pixel of a drawn frame, both videos together (0.20 to 0.23 at 480p, 0.19 to 0.28 at 96x128)
 PAGE, POSTER = 30e3, 35e3  # of the report without videos; the still picture of one clip
 EMBEDDED = 200e6  # bytes of clips that the page holds at most, in base64
@@ -117,6 +118,11 @@ def queries(points: int) -> float:
 def tracks(size: Size, points: int) -> float:
     """``tracks.npz`` and ``tracks.csv``."""
     return points * (size.frames * (IN_TABLE + IN_CSV) + 44) + NOTES
+
+
+def export(size: Size, points: int) -> float:
+    """Tracks for another program, at most: a line of text a point and frame."""
+    return points * (size.frames * IN_EXPORT + 300) + NOTES
 
 
 def overlay(size: Size, max_side: int) -> float:

@@ -16,7 +16,7 @@ SIZES = {"small": (6, 64, 96), "long": (24, 72, 64), "large": (8, 160, 240)}
 @pytest.fixture(scope="module")
 def workflow(workspace):
     """Three sizes, with overlays; what models and tables of matches take is in tests/unit/stages/test_space.py."""
-    folder = workspace(overlay={"enabled": True}, device="cpu")
+    folder = workspace(exports=["nuke"], overlay={"enabled": True}, device="cpu")
     for name, (frames, *size) in SIZES.items():
         (folder.videos / name).mkdir()
         for number, picture in enumerate(render(preset("parallax", tuple(size), frames), samples=2)):

@@ -37,7 +37,7 @@ CASES = [
     {"methods": ["chain-multi", "cpu"]},
     {"methods": ["cpu", "chain"], "overrides": {"all": {"flow": {"shards": 3}, "features": {"shards": 2}}}},
     {"methods": ["cadex", "omnimotion", "omnimotion-depth"]},
-    {"methods": ["cotracker", "pips2"]},
+    {"methods": ["cotracker", "pips2"], "exports": ["nuke", "tapvid"]},
     {"methods": ["cpu"], "overlay": {"enabled": False}, "overrides": {"all": {"sparse": {"sources": ["mutual"]}}}},
 ]  # fmt: skip
 

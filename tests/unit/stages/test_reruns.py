@@ -446,7 +446,7 @@ def test_a_video_that_is_taken_away_leaves_the_report(here, folder):
 def test_a_raised_version_runs_that_stage_and_what_follows(here, stage):
     keys = {
         "methods": ["cadex"], "videos": "annotated", "frames": {"on_cut": "split" if stage == "shots" else "warn"},
-        "per_video": {},
+        "per_video": {}, "exports": ["nuke"],
     }  # fmt: skip
     plan = make_plan(keys, "test.yaml")
     before, after = jobs_of(plan), jobs_of(plan, versions={stage: 99})
