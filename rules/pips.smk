@@ -79,16 +79,6 @@ wildcard_constraints:
     testset="|".join(TESTS),
 
 
-def as_finished(inputs):
-    """Inputs of a rule that reads a model: a finished one is no product of a job unless this run asks for it."""
-    settings = workflow.dag_settings
-    asked = {*settings.targets, *settings.forcerun}
-    model = inputs.get("weights")
-    if model is None or settings.forceall or not training.keeps(model, asked):
-        return inputs
-    return inputs | {"weights": before_update(model)}
-
-
 rule pips_train:
     input:
         unpack(lambda wildcards: training.inputs("train")),
