@@ -51,20 +51,24 @@ def content_listing(folders: Sequence[Path], cache_folder: Path | None) -> str:
     names = _listing(files)
     if cache_folder is None:
         return names
-    key = hashlib.sha256("\0".join(os.path.abspath(folder) for folder in folders).encode(errors="surrogateescape"))
+    key = hashlib.sha256("\0".join(map(str, folders)).encode(errors="surrogateescape"))  # wherever a node mounts it
     cache = Path(cache_folder) / CACHE / f"{key.hexdigest()[:32]}.json"
     known, stamp, now = _known(cache), _stamp(files), time.time()
     content = known["content"] if known["stamp"] == stamp else _content(folders, files)
-    if content is None:
-        content, stamp = known["content"], ""  # the job that decodes the image says what is wrong with it
-    if not content:
-        return names
-    old = all(abs(now - item.changed / 1e9) > YOUNG for part in files for item in part)
-    first = {names: content, **known["first"]}
-    record = {"stamp": stamp if old else "", "content": content, "first": first}
-    if record != known:
-        _remember(cache, record)
-    return names if content == first[names] else hashlib.sha256(f"{names} {content}".encode()).hexdigest()[:16]
+    first = dict(known["first"])
+    if content is None:  # as if nothing had changed: the job that decodes the image says what is wrong with it
+        content = known["content"]
+    else:
+        first.setdefault(names, content)
+        old = all(abs(now - item.changed / 1e9) > YOUNG for part in files for item in part)
+        record = {"stamp": stamp if old else "", "content": content, "first": first}
+        if record != known:
+            _remember(cache, record)
+    return (
+        names
+        if content == first.get(names, content)
+        else hashlib.sha256(f"{names} {content}".encode()).hexdigest()[:16]
+    )
 
 
 def _files(folder: Path) -> list[_File]:

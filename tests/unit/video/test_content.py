@@ -132,8 +132,12 @@ def test_an_image_that_cannot_be_read_for_a_while_changes_nothing(folders, cache
     with monkeypatch.context() as patch:
         patch.setattr(content, "_hash", lambda path: None)
         assert content_listing(folders, cache) == before
-    put(folders[0] / "1.bmp", b"9" * 50, LONG_AGO + 5)
-    assert content_listing(folders, cache) != before
+        put(folders[0] / "3.bmp", b"3" * 50)
+        more = content_listing(folders, cache)
+        assert more == listing(folders) != before
+    assert content_listing(folders, cache) == more
+    put(folders[0] / "1.bmp", b"9" * 50, LONG_AGO + 6)
+    assert content_listing(folders, cache) != more
 
 
 def test_links_that_lead_nowhere_are_no_images(folders, cache):
