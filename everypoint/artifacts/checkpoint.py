@@ -92,14 +92,15 @@ class Stop:
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Let SIGTERM and SIGUSR1 ask for a stop; the handlers before are put back."""
+    """Let SIGTERM, SIGUSR1 and SIGINT (Ctrl-C) ask for a stop; the handlers before are put back."""
     stop = Stop()
 
     def ask(*_: object) -> None:
         stop.asked = True
 
+    asking = signal.SIGTERM, signal.SIGUSR1, signal.SIGINT
     try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        before = {number: signal.signal(number, ask) for number in asking}
     except ValueError:  # not in the main thread: signals are somebody else's
         before = {}
     try:

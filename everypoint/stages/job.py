@@ -17,6 +17,8 @@ from everypoint.errors import EXIT_TRY_AGAIN, EverypointError
 from everypoint.stages import devices, memory, slurm
 from everypoint.stages.locks import take, wait_for
 
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
 logger = logging.getLogger(__name__)
 
 
@@ -55,6 +57,9 @@ def _call(stage: Callable[..., None], arguments: dict[str, Any], log: Path, name
     try:
         with slurm.back_into_the_queue():
             stage(**arguments)
+    except KeyboardInterrupt:
+        logger.warning("interrupted")
+        sys.exit(INTERRUPTED)
     except EverypointError as error:
         _expected(error, error, log, name, rule)
     except Exception as error:  # the last stop of a job: a defect is logged in full and told in one line

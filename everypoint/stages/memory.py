@@ -37,6 +37,7 @@ LOWER = {
     "tracks": "pips.memory_gib (tracker pips2), cotracker.points_at_once (tracker cotracker), queries.grid,"
     f" {_SHORTER}",
     "overlay": "overlay.max_side, overlay.max_points",
+    "export": "queries.grid",
     "evaluate": "queries.grid",
     "report": "report.max_video_mb",
     "pips_train": _TRAINING.replace("{}", "pips.train"),

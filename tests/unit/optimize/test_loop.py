@@ -93,7 +93,7 @@ def test_training_lowers_the_loss(undisturbed):
 )
 def test_a_stopped_and_resumed_run_is_the_undisturbed_one_bit_for_bit(tmp_path, undisturbed, stops):
     for n, step in enumerate(stops):
-        stopped_at(tmp_path, step, (signal.SIGTERM, signal.SIGUSR1)[n % 2])
+        stopped_at(tmp_path, step, (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)[n % 3])
     resumed = run(tmp_path)
     state, rows = undisturbed
     assert same_state(resumed.state(), state)

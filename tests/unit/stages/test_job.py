@@ -72,6 +72,18 @@ def test_a_defect_keeps_its_traceback_in_the_log_only(snakemake, capfd):
     assert "Traceback" in log_of(snakemake)
 
 
+def test_ctrl_c_ends_a_job_without_a_traceback(snakemake, capfd):
+    def stage():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        job.run(snakemake, stage)
+    assert end.value.code == 130
+    assert capfd.readouterr().err == ""
+    assert "interrupted" in log_of(snakemake)
+    assert not job.record_path(snakemake.log[0]).exists()  # nothing was wrong with the video
+
+
 def test_running_out_of_memory_is_no_defect(snakemake, capfd):
     with pytest.raises(SystemExit) as end:
         job.run(snakemake, lambda: np.empty((10**6, 10**6, 10**3)))
