@@ -236,11 +236,14 @@ def _named(backend: str, weights: str | None) -> dict[str, Any]:
 
 
 def runtime(presets: dict[str, Preset]) -> dict[str, Any]:
-    """What jobs need to know but their results do not depend on: by flow key and by preset."""
+    """What jobs need to know but their results do not depend on: by flow key and by preset.
+
+    Flows that several presets share are computed as the one with the largest batch has them.
+    """
+    wanted = sorted((options for preset in presets.values() for options in flows(preset)), key=lambda one: one.batch)
     batches = {
         flow_key(options): {key: getattr(options, key) for key in _RUNTIME["flow"] if key != "shards"}
-        for preset in presets.values()
-        for options in flows(preset)
+        for options in wanted
     }
     knobs = {
         name: {key: getattr(preset.optimize, key) for key in _RUNTIME["optimize"]} for name, preset in presets.items()

@@ -256,3 +256,10 @@ def test_the_kernel_of_cadex_redoes_no_model_and_reaches_its_job():
     assert relevant.optimize(chosen) == relevant.optimize(plain) != relevant.optimize(other)
     runtime = relevant.runtime({"cadex": chosen, "chain": load_preset("chain")})
     assert runtime["models"] == {"cadex": {"cadex": {"kernel": "triton"}}}
+
+
+@pytest.mark.parametrize("names", [("fast", "chain-multi"), ("chain-multi", "fast")])
+def test_shared_flows_are_computed_in_the_largest_batches(names):
+    presets = {name: load_preset(name) for name in names}
+    key = relevant.flow_key(presets["fast"].flow)
+    assert relevant.runtime(presets)["flow"][key]["batch"] == presets["fast"].flow.batch > 1

@@ -49,7 +49,7 @@ def test_a_folder_seen_first_is_known_by_names_and_sizes(folders, cache):
 
 
 @pytest.mark.parametrize("part", [0, 1])
-@pytest.mark.parametrize("changed", [LONG_AGO + 1, LONG_AGO - 10**12, None])
+@pytest.mark.parametrize("changed", [LONG_AGO + 1, LONG_AGO - 10**12, None], ids=["later", "earlier", "now"])
 def test_an_image_overwritten_by_one_of_equal_size_is_seen(folders, cache, part, changed):
     before = content_listing(folders, cache)
     put(folders[part] / "1.bmp", b"9" * 50, changed or time.time_ns())
