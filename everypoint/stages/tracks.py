@@ -21,7 +21,7 @@ from everypoint.errors import TrainingError
 if TYPE_CHECKING:
     import torch
 
-VERSION = 1
+VERSION = 2
 
 logger = logging.getLogger(__name__)
 

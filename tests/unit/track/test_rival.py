@@ -1,4 +1,4 @@
-"""Steps of two networks: the frames decide between them, and where they cannot, the flows' own consistency."""
+"""Steps of two networks: the frames decide between them, and where they cannot, the first is taken."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def test_the_landing_that_looks_like_the_start_is_taken_whatever_the_errors_say(
         np.testing.assert_array_equal(error, [2.0, 2.0])
 
 
-def test_where_both_look_alike_the_smaller_error_decides(images):
+def test_where_both_look_alike_the_first_is_taken_whatever_the_errors_say(images):
     flat = np.full((*SIZE, 3), 90, np.uint8)
-    xy = np.float32([[20, 20], [30, 15], [10, 10]])
-    first = steps(xy, [(1, 0)] * 3, [0.5, 2.0, np.inf])
-    second = steps(xy, [(0, 1)] * 3, [1.0, 1.0, 3.0])
+    xy = np.float32([[20, 20], [30, 15], [10, 10], [12, 12]])
+    first = steps(xy, [(1, 0)] * 4, [0.5, 2.0, np.inf, np.inf])
+    second = steps(xy, [(0, 1)] * 4, [1.0, 1.0, 3.0, np.inf])
     there, error = the_better(flat, flat, xy, first, second)
-    np.testing.assert_allclose(there - xy, [(1, 0), (0, 1), (0, 1)])
-    np.testing.assert_array_equal(error, [0.5, 1.0, 3.0])
+    np.testing.assert_allclose(there - xy, [(1, 0), (1, 0), (0, 1), (1, 0)])
+    np.testing.assert_array_equal(error, [0.5, 2.0, 3.0, np.inf])
 
 
 def test_the_same_step_twice_is_that_step(images):
