@@ -46,5 +46,5 @@ rule all:
 
 
 onstart:
-    hold_lock(".snakemake/everypoint/run.lock")
+    hold_lock(f"{CACHE}/run.lock")
     make_results(plan)

@@ -19,10 +19,9 @@ import sys
 from collections.abc import Sequence
 
 from everypoint import __version__
-from everypoint.errors import EverypointError
+from everypoint.errors import EXIT_INTERRUPTED, EverypointError
 
 ROOMS = ("assets", "config", "evaluate", "report", "scenes", "stages")  # in the order of the help page
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print("everypoint: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output left, as in `everypoint assets list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -6,6 +6,7 @@ print ``str(error)`` and nothing else. Anything else that escapes is a defect of
 
 from __future__ import annotations
 
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 EXIT_TRY_AGAIN = 75  # EX_TEMPFAIL: stopped from outside, what is finished is kept, start me again
 
 

@@ -1,9 +1,9 @@
 # The plan of this run and what several rules share.
 
-from everypoint.stages.plan import stage_versions
+from everypoint.stages.plan import CACHE, stage_versions
 from everypoint.stages.report import partial as partial_report
 
-plan = plan_or_sentence(config, ", ".join(CONFIG), cache=".snakemake/everypoint")
+plan = plan_or_sentence(config, ", ".join(CONFIG), cache=CACHE)
 config["runtime"] = plan.runtime()
 
 

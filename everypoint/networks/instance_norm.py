@@ -40,11 +40,7 @@ def _normalise_rows(rows: Tensor, relu: bool) -> None:
 
 
 class InstanceNorm(nn.Module):
-    """:func:`normalise` as a module; ``channels`` is not needed and taken as other norms take it."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
+    """:func:`normalise` as a module."""
 
     def forward(self, x: Tensor) -> Tensor:
         return normalise(x)

@@ -104,7 +104,7 @@ class RaftEncoder(nn.Module):
 
 def feature_encoder(*, small: bool) -> RaftEncoder:
     """The encoder of the matching features, normalised an instance at a time."""
-    return RaftEncoder(small=small, outputs=FEATURES[small], norm=InstanceNorm)
+    return RaftEncoder(small=small, outputs=FEATURES[small], norm=lambda _: InstanceNorm())
 
 
 def fold_norms(network: nn.Module) -> None:

@@ -27,7 +27,7 @@ def train(trainer: Trainer, checkpoints: Checkpoints, progress: Progress) -> Non
     """Run (or go on with) all planned steps.
 
     Raises :class:`TrainingError` when the loss or the state is not finite (the last good checkpoint stays), and
-    SystemExit with ``EXIT_TRY_AGAIN`` after SIGTERM or SIGUSR1, once a checkpoint is written.
+    SystemExit with ``EXIT_TRY_AGAIN`` after SIGTERM, SIGUSR1 or SIGINT, once a checkpoint is written.
     """
     options = trainer.options
     with stop_signals() as stop:

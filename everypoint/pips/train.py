@@ -62,7 +62,7 @@ class Training:
         """All steps that are left; returns the model, ``model-{steps:09d}.pth`` in the published layout.
 
         Raises :class:`TrainingError` when loss or weights are not finite (the last good checkpoint stays), and
-        SystemExit with ``EXIT_TRY_AGAIN`` after SIGTERM or SIGUSR1, once a checkpoint is written.
+        SystemExit with ``EXIT_TRY_AGAIN`` after SIGTERM, SIGUSR1 or SIGINT, once a checkpoint is written.
         """
         done = self._resume()
         if self.ranks.is_first:

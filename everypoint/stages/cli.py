@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from everypoint.errors import InputError
-from everypoint.stages import cli_estimate, cli_pips, devices
+from everypoint.stages import cli_pips, devices
 
 ROOT = Path(__file__).resolve().parents[2]
 ON_CPU, ON_GPU = ["chain-multi", "cpu"], ["chain-multi", "fast"]  # presets for someone who names none
@@ -32,10 +32,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "configuration at all the presets are chain-multi and, where there is a GPU, fast, else cpu.",
     )
     run.add_argument("videos", metavar="VIDEOS", help="folder of video files and image folders, or one video file")
-    run.add_argument("--methods", nargs="+", metavar="PRESET", help="presets to run, instead of those configured")
-    run.add_argument("--results", metavar="FOLDER", help="where results go (default: as configured)")
-    run.add_argument("--config", type=Path, metavar="FILE", help="a configuration to start from")
-    run.add_argument("--device", choices=["auto", "cpu", "cuda"], help="where networks and optimisers run")
+    _add_keys(run)
     run.add_argument("--cores", type=_cores, metavar="N", help="CPU cores to use (default: all)")
     run.add_argument("-n", "--dry-run", action="store_true", help="only show what would be done")
     run.set_defaults(run=run_folder)
@@ -44,8 +41,28 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     demo.add_argument("--cores", type=_cores, metavar="N", help="CPU cores to use (default: all)")
     demo.set_defaults(run=run_demo)
     _register_config(subparsers)
-    cli_estimate.register(subparsers)
+    _register_estimate(subparsers)
     cli_pips.register(subparsers)
+
+
+def _add_keys(parser: argparse.ArgumentParser) -> None:
+    """The arguments that :func:`keys_of` reads besides the videos."""
+    parser.add_argument("--methods", nargs="+", metavar="PRESET", help="presets to run, instead of those configured")
+    parser.add_argument("--results", metavar="FOLDER", help="where results go (default: as configured)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a configuration to start from")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="where networks and optimisers run")
+
+
+def _register_estimate(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser(
+        "estimate",
+        help="say how long a run will take and how much disk it needs",
+        description="Hours and bytes of each video, by the sizes that headers give; nothing is decoded and nothing "
+        "written. Hours are those of the machines that everypoint/stages/costs.py was measured on; see jobs.speed.",
+    )
+    parser.add_argument("videos", nargs="?", metavar="VIDEOS", help="folder of videos, instead of the one configured")
+    _add_keys(parser)
+    parser.set_defaults(run=run_estimate)
 
 
 def _cores(text: str) -> int:
@@ -114,6 +131,15 @@ def run_folder(arguments: argparse.Namespace) -> int:
         file = (Path(elsewhere) if arguments.dry_run else results) / "config.yaml"
         atomic.write_text(file, dump_yaml(keys))
         return snakemake(file, cores=arguments.cores, extra=("--dry-run",) if arguments.dry_run else ())
+
+
+def run_estimate(arguments: argparse.Namespace) -> int:
+    """Print what a run will take."""
+    from everypoint.stages.estimate import estimate
+    from everypoint.stages.plan import CACHE, make_plan
+
+    print("\n".join(estimate(make_plan(keys_of(arguments), "the configuration", CACHE)).lines))
+    return 0
 
 
 def keys_of(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -37,7 +37,7 @@ _VIT = {"dino-vits16": 6.0, "dino-vits8": 50.0, "dinov2-vits14": 10.0, "dinov2-v
 _VIT_OTHER = 25.0
 _DEPTH = {"depth-anything": 4.0, "zoedepth": 30.0}  # core s a frame
 _MIB = 2**20
-KEPT = 256 * _MIB  # of a frame's features that a walk holds, see everypoint.track.appearance
+KEPT_MB = 256  # of features that a walk holds as float32: KEPT of everypoint.track.appearance, too slow to import here
 
 
 class Cost(NamedTuple):
@@ -202,7 +202,7 @@ def _walk(size: Size, preset: Preset, points: int) -> tuple[float, float]:
     options, cells = preset.readout.companions, size.megapixels * 1e6 / 64
     each = 2.5e-4 if preset.chain.boundary_radius else 8e-5
     whole = preset.uses_features and (options.every or 4 * points >= cells)  # frames of features as float32
-    megabytes = 50 + (min(KEPT / _MIB, 1024 * cells * size.frames / _MIB) if whole else 0.0)
+    megabytes = 50 + (min(KEPT_MB, 1024 * cells * size.frames / _MIB) if whole else 0.0)
     if not options.every:
         return each * size.frames * points, megabytes
     companions = options.points * math.ceil(size.frames / options.every)

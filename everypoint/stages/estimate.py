@@ -6,6 +6,7 @@ come from :mod:`everypoint.stages.costs` and bytes from :mod:`everypoint.stages.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ from everypoint.correspond.pairs import count_pairs
 from everypoint.stages import costs, space
 from everypoint.stages.plan import Plan
 from everypoint.stages.plan_jobs import UNKNOWN
+from everypoint.stages.queries import grid_shape
 from everypoint.stages.shards import shard_of
 from everypoint.video.sizes import Size
 
@@ -122,7 +124,7 @@ def _job(plan: Plan, place: tuple[str, str, str, str], path: str) -> Job:
 
 
 def _bytes(plan: Plan, video: str, stage: str, key: str, size: Size) -> float:
-    points = space.grid(size, plan.queries_of(video).grid)
+    points = math.prod(grid_shape((size.height, size.width), plan.queries_of(video).grid))
     if stage in ("frames", "queries"):
         return space.frames(size) if stage == "frames" else space.queries(points)
     if stage in ("flow", "features", "depth"):

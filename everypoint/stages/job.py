@@ -13,11 +13,9 @@ from typing import Any, NoReturn
 
 from everypoint import __version__
 from everypoint.artifacts import atomic
-from everypoint.errors import EXIT_TRY_AGAIN, EverypointError
+from everypoint.errors import EXIT_INTERRUPTED, EXIT_TRY_AGAIN, EverypointError
 from everypoint.stages import devices, memory, slurm
 from everypoint.stages.locks import take, wait_for
-
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +57,7 @@ def _call(stage: Callable[..., None], arguments: dict[str, Any], log: Path, name
             stage(**arguments)
     except KeyboardInterrupt:
         logger.warning("interrupted")
-        sys.exit(INTERRUPTED)
+        sys.exit(EXIT_INTERRUPTED)
     except EverypointError as error:
         _expected(error, error, log, name, rule)
     except Exception as error:  # the last stop of a job: a defect is logged in full and told in one line

@@ -27,6 +27,7 @@ from everypoint.stages.plan_pips import trains
 from everypoint.video.content import content_listing
 from everypoint.video.discover import Entry, discover
 
+CACHE = ".snakemake/everypoint"  # of the working directory: what plans remember
 STAGES = (
     "shots",
     "frames",

@@ -23,14 +23,19 @@ logger = logging.getLogger(__name__)
 Queries = tuple[np.ndarray, np.ndarray, np.ndarray]  # (t, x, y) float32 [N, 3]; ids str [N]; sets str [N]
 
 
+def grid_shape(size: tuple[int, int], count: int) -> tuple[int, int]:
+    """Rows and columns of the grid of :func:`grid_points`."""
+    cell = max(size) / count
+    return tuple(max(1, round(side / cell)) for side in size)
+
+
 def grid_points(size: tuple[int, int], count: int) -> np.ndarray:
     """Centres of the cells of a regular grid over a frame of ``size`` (H, W), raster (x, y), float32 [N, 2].
 
     ``count`` cells lie along the longer side; the other side gets as many as keep the cells closest to square.
     """
     height, width = size
-    cell = max(size) / count
-    columns, rows = max(1, round(width / cell)), max(1, round(height / cell))
+    rows, columns = grid_shape(size, count)
     xs = (np.arange(columns) + 0.5) * width / columns
     ys = (np.arange(rows) + 0.5) * height / rows
     return np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2).astype(np.float32)

@@ -135,9 +135,3 @@ def overlay(size: Size, max_side: int) -> float:
 def report(overlays: float, clips: int) -> float:
     """The page, which holds the overlays of a run as long as they are not too many."""
     return PAGE + 4 / 3 * (min(overlays, EMBEDDED) + POSTER * clips)
-
-
-def grid(size: Size, count: int) -> int:
-    """Points of a regular grid with ``count`` along the longer side."""
-    longer = max(size.height, size.width)
-    return max(1, round(count * size.width / longer)) * max(1, round(count * size.height / longer))

@@ -11,7 +11,6 @@ together with them. An image is read once: its digest stands until a size or a m
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -19,15 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from everypoint.artifacts import atomic
-from everypoint.errors import ArtifactError, EverypointError
+from everypoint.video.cache import recall, remember
 from everypoint.video.paths import is_image_name
 
 CACHE = "content"  # folder of one small file for every folder of images
 AT_ONCE = 8  # files that are read at once: what a network file system wants
 YOUNG = 3.0  # s: a file may be overwritten within one tick of its file system's clock, which is 2 s at most (FAT)
-
-logger = logging.getLogger(__name__)
 
 
 class _File(NamedTuple):
@@ -63,7 +59,7 @@ def content_listing(folders: Sequence[Path], cache_folder: Path | None) -> str:
         old = all(abs(now - item.changed / 1e9) > YOUNG for part in files for item in part)
         record = {"stamp": stamp if old else "", "content": content, "first": first}
         if record != known:
-            _remember(cache, record)
+            remember(cache, record, "what folders of images hold is")
     return (
         names
         if content == first.get(names, content)
@@ -113,19 +109,9 @@ def _hash(path: Path) -> str | None:
 
 def _known(cache: Path) -> dict[str, Any]:
     """What was remembered; nothing where the file is not there or not ours."""
-    try:
-        value = atomic.read_json(cache)
-    except ArtifactError:
-        value = None
+    value = recall(cache)
     if isinstance(value, Mapping) and isinstance(value.get("first"), Mapping):
         texts = [value.get("stamp"), value.get("content"), *value["first"].values()]
         if all(isinstance(text, str) for text in texts):
             return {"stamp": value["stamp"], "content": value["content"], "first": dict(value["first"])}
     return {"stamp": "", "content": "", "first": {}}
-
-
-def _remember(cache: Path, record: Mapping[str, Any]) -> None:
-    try:
-        atomic.write_json(cache, record)
-    except (EverypointError, OSError) as error:
-        logger.warning("what folders of images hold is not remembered: %s", error)

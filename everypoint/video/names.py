@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from everypoint.artifacts import atomic
-from everypoint.errors import ArtifactError, EverypointError
+from everypoint.errors import ArtifactError
+from everypoint.video.cache import recall, remember
 from everypoint.video.paths import shown, source_name
 
 NAME_LENGTH = 64
@@ -100,7 +101,7 @@ def _keepers(
             after.setdefault(str(item.path), {})[item.key] = item is keeper
         if any(item.key not in memory.get(str(item.path), {}) for item in group):
             _tell(group, keeper)
-    if after != memory and not _remember(cache, after):
+    if after != memory and not remember(cache, after, "the names of videos are"):
         after = memory  # a choice that other processes would not know is none
     lone = [not several for several in shared]
     return [after.get(str(item.path), {}).get(item.key, alone) for item, alone in zip(found, lone, strict=True)]
@@ -135,19 +136,7 @@ def _tell(group: Sequence[Found], keeper: Found | None) -> None:
 
 
 def _known(cache: Path) -> Memory:
-    try:
-        value = atomic.read_json(cache)
-    except ArtifactError:
-        return {}  # not there yet, or not ours
+    value = recall(cache)
     rows = value.values() if isinstance(value, Mapping) else [None]
     whole = all(isinstance(row, Mapping) and all(isinstance(kept, bool) for kept in row.values()) for row in rows)
     return {path: dict(row) for path, row in value.items()} if whole else {}
-
-
-def _remember(cache: Path, memory: Memory) -> bool:
-    try:
-        atomic.write_json(cache, memory)
-    except (EverypointError, OSError, UnicodeEncodeError) as error:
-        logger.warning("the names of videos are not remembered: %s", error)
-        return False
-    return True

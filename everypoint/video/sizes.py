@@ -6,16 +6,15 @@ on it, only into how many jobs the work on a video is cut.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from everypoint.artifacts import atomic
 from everypoint.config.options import FramesOptions
-from everypoint.errors import ArtifactError, EverypointError
+from everypoint.errors import EverypointError
+from everypoint.video.cache import recall, remember
 from everypoint.video.discover import Entry
 from everypoint.video.image_header import image_size
 from everypoint.video.paths import image_files
@@ -24,8 +23,6 @@ from everypoint.video.tapvid import sizes_of
 HEADER = 1 << 18  # bytes of an image that hold its size, EXIF thumbnails included
 AT_ONCE = 8  # probes that run at once; each is a process
 CACHE = "sizes.json"
-
-logger = logging.getLogger(__name__)
 
 
 class Size(NamedTuple):
@@ -101,20 +98,14 @@ def _of_videos(paths: list[Path], cache_folder: Path | None) -> dict[str, Size |
         for name, size in zip(missing, pool.map(_probed, missing), strict=True):
             known[name] = {"stamp": stamps[name], "size": size}
     if cache is not None and missing:
-        try:
-            atomic.write_json(cache, known)
-        except (EverypointError, OSError) as error:  # a cache that cannot be written costs time only
-            logger.warning("the sizes of videos are not remembered: %s", error)
+        remember(cache, known, "the sizes of videos are")  # without, it costs time only
     return {name: Size(*known[name]["size"]) if known[name]["size"] else None for name in stamps}
 
 
 def _known(cache: Path | None) -> dict[str, Any]:
     if cache is None:
         return {}
-    try:
-        value = atomic.read_json(cache)
-    except ArtifactError:
-        return {}  # not there yet, or not ours
+    value = recall(cache)
     return dict(value) if isinstance(value, Mapping) and all(_is_record(item) for item in value.values()) else {}
 
 

@@ -88,3 +88,9 @@ def test_shared_memory_of_flows_is_bounded_by_its_option():
 )
 def test_work_is_cut_into_powers_of_two(seconds, most, count):
     assert costs.pieces(seconds, 10.0, most) == count
+
+
+def test_what_a_walk_holds_of_features_is_what_the_estimate_says():
+    from everypoint.track.appearance import KEPT
+
+    assert costs.KEPT_MB * 2**20 == KEPT
