@@ -44,6 +44,11 @@ class ChainOptions(Options):
     boundary_gain: Annotated[float, Field(gt=0, le=1)] = Field(
         0.6, description="A flow beside the point carries it if its patches differ less than this share of its own's."
     )
+    slip_fall: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        description="A step in which the likeness to the query (cosine) falls by more than this, and the pixels change "
+        "too, has slipped onto another surface; 0: not asked.",
+    )
 
 
 class ModelOptions(Options):

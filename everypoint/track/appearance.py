@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy.sparse import csr_array
 
@@ -10,6 +12,14 @@ from everypoint.track.base import TrackArrays
 
 SURE = 0.4  # similarity with its query at which a point is surely itself
 KEPT = 2**28  # bytes of frames that are held as float32
+
+
+class Compared(NamedTuple):
+    """How points [n] look after a step."""
+
+    similarity: np.ndarray  # cosine with their queries
+    fall: np.ndarray  # by how much that is less than before the step
+    same_surface: np.ndarray  # bool, whether they may still be the same surface
 
 
 class Appearance:
@@ -64,8 +74,8 @@ class Appearance:
 
     def compare(
         self, rows: np.ndarray, before: np.ndarray, target: tuple[int, np.ndarray], options: ChainOptions
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Similarity [n] with the queries after a step, and whether the points may be the same surface [n].
+    ) -> Compared:
+        """How points look after a step, compared with their queries and with themselves before it.
 
         A point changes its looks over a video, so one that is unlike its query passes if it is like itself one step
         before; what is unlike both has stepped onto another surface.
@@ -76,11 +86,13 @@ class Appearance:
             target: the frame and the points [n, 2] where it ends.
         """
         if self._features is None:
-            return np.ones(len(rows), np.float32), np.ones(len(rows), bool)
-        there = self.at(*target)
-        similarity = (self._own[rows] * there).sum(-1)
+            same = np.ones(len(rows), np.float32)
+            return Compared(same, 0 * same, same.astype(bool))
+        there, own = self.at(*target), self._own[rows]
+        similarity = (own * there).sum(-1)
         like_before = (before * there).sum(-1) >= options.step_appearance_threshold
-        return similarity, (similarity >= options.appearance_threshold) | like_before
+        fall = (own * before).sum(-1) - similarity
+        return Compared(similarity, fall, (similarity >= options.appearance_threshold) | like_before)
 
     def at(self, t: int, xy: np.ndarray) -> np.ndarray:
         """Unit features [n, C] at index points of a frame (cells tile the frame; bilinear; edges extended).

@@ -93,8 +93,16 @@ def patches(image: np.ndarray, xy: np.ndarray) -> np.ndarray:
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Mean absolute difference [N] of patches uint8 [N, P, 3], weighted towards their middle."""
+    """Mean absolute difference [N] of patches uint8 [N, P, 3], weighted towards their middle, summed over channels."""
     return cv2.absdiff(first, second).reshape(len(first), _WEIGHTS.size * 3).astype(np.float32) @ _BY_CHANNEL
+
+
+def contrast(of: np.ndarray) -> np.ndarray:
+    """Standard deviation [N] of each of patches uint8 [N, P, 3], weighted and summed as in :func:`difference`."""
+    values = of.reshape(len(of), -1, 3).astype(np.float32)
+    mean = np.einsum("npc,p->nc", values, _WEIGHTS)
+    variance = np.einsum("npc,p->nc", values * values, _WEIGHTS) - mean * mean
+    return 3 * np.sqrt(np.maximum(variance.mean(1), 0))
 
 
 def _around(store: FlowStore, i: int, j: int, xy: np.ndarray, offsets: np.ndarray) -> np.ndarray:

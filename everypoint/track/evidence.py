@@ -35,7 +35,7 @@ class Evidence:
         store: flows between frames, both ways.
         options: which of them count, and how.
         features: float16 [T, h, w, C] of the appearance check, or None: all is alike.
-        images: uint8 [T, H, W, 3] of the frames; needed where flows compete (``options.boundary_radius``, a rival).
+        images: uint8 [T, H, W, 3] of the frames; needed where they judge (``boundary_radius``, ``slip_fall``, a rival).
         rival: flows of a second network between some of the frames, or None.
     """
 
@@ -47,8 +47,8 @@ class Evidence:
         images: np.ndarray | None = None,
         rival: FlowStore | Cut | None = None,
     ) -> None:
-        if (options.boundary_radius or rival is not None) and images is None:
-            raise ValueError("flows that compete can only be judged by the frames")
+        if (options.boundary_radius or options.slip_fall or rival is not None) and images is None:
+            raise ValueError("flows that compete, and slips, can only be judged by the frames")
         self.store, self.options, self.features, self.images = store, options, features, images
         self.size: tuple[int, int] = store.size
         self.rival = None if rival is None else Evidence(rival, options, None, images)

@@ -5,8 +5,8 @@
 2. companions, where there are some: a hidden point is expected where its surroundings have gone; if it looks there as
    it did, it is visible, and the flows around it are asked again;
 3. adjust: all visible positions of a track move to where all flows between them agree;
-4. fill: where the point stays hidden its companions carry it, else the model's motion, shifted so that it meets the
-   visible track at both ends of the gap, if the model agrees with the visible track around it.
+4. fill: where the point stays hidden the model's motion carries it, shifted so that it meets the visible track at both
+   ends of the gap, if the model has carried it well through the frames that show it; else its companions do.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 from everypoint.config.options import CompanionOptions, ReadoutOptions
 from everypoint.geometry import inside_index
 from everypoint.track.adjust import adjust
+from everypoint.track.anchor import anchor
 from everypoint.track.base import TrackArrays
 from everypoint.track.companions import Block, Proposal, propose
 from everypoint.track.evidence import Evidence
 from everypoint.track.refine import refine
 
-TRUSTED_SPAN = 4  # frames over which the model has to agree with a visible track to carry it further
 COMPANION_ROUNDS = 2  # a point that is found again shows its neighbours the way
 
 
@@ -100,32 +100,14 @@ def regain(
 def _expected(
     found: TrackArrays, proposal: TrackArrays | None, there: Proposal | None, options: ReadoutOptions
 ) -> np.ndarray:
-    """Where hidden points are expected [T, N, 2]: by companions, else by the model, else where they are."""
-    expected = found.tracks if proposal is None else anchor(found, proposal, options.agreement)
-    return expected if there is None else np.where(there.known[..., None], there.xy, expected)
+    """Where hidden points are expected [T, N, 2].
 
-
-def anchor(evidence: TrackArrays, proposal: TrackArrays, agreement: float) -> np.ndarray:
-    """The proposal [T, N, 2] shifted to meet the visible evidence; the shift is interpolated over hidden frames.
-
-    A model that does not know a point's motion is of no help: where the shift changes by more than ``agreement`` px
-    between the two visible frames around t (or, beyond the first or last visible frame, over the ``TRUSTED_SPAN``
-    frames before it), the evidence's own position is kept.
+    By a model that is sure, else by companions, else by a model that is of use, else where they are.
     """
-    frames, count = evidence.visible.shape
-    shift = evidence.tracks - proposal.tracks
-    out = evidence.tracks.copy()
-    times = np.arange(frames)
-    for n in range(count):
-        known = np.flatnonzero(evidence.visible[:, n])
-        after = np.searchsorted(known, times)
-        left = known[np.maximum(after - 1, 0)]
-        right = known[np.minimum(after, len(known) - 1)]
-        single = left == right  # before the first or after the last visible frame
-        other = np.where(times <= known[0], known[0] + TRUSTED_SPAN, known[-1] - TRUSTED_SPAN)
-        other = known[np.abs(known[None] - other[:, None]).argmin(1)]
-        change = np.linalg.norm(shift[right, n] - shift[np.where(single, other, left), n], axis=-1)
-        moved = [np.interp(times, known, shift[known, n, axis]) for axis in range(2)]
-        helpful = change <= agreement
-        out[helpful, n] = (proposal.tracks[:, n] + np.stack(moved, -1))[helpful]
-    return out
+    if proposal is None:
+        return found.tracks if there is None else np.where(there.known[..., None], there.xy, found.tracks)
+    model = anchor(found, proposal, options.agreement)
+    expected = np.where(model.usable[..., None], model.xy, found.tracks)
+    if there is not None:
+        expected = np.where(there.known[..., None], there.xy, expected)
+    return np.where(model.sure[..., None], model.xy, expected)

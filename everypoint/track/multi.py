@@ -20,6 +20,7 @@ from everypoint.geometry import inside_index
 from everypoint.track.appearance import Appearance
 from everypoint.track.base import TrackArrays, empty_tracks
 from everypoint.track.evidence import Evidence
+from everypoint.track.slips import slipped
 
 NEVER = 1e9  # more than any cost: an arrival that holds comes before one that does not
 LARGEST_ERROR = 20.0  # px at which the cost of one step saturates
@@ -79,10 +80,14 @@ def _arrivals(
         before = out.tracks[source, rows]
         xy, error = evidence.step(source, t, before)
         holds = consistent(before, xy, error, options) & inside_index(xy, *evidence.size) & out.visible[source, rows]
-        similarity, same_surface = appearance.compare(rows, appearance.at(source, before), (t, xy), options)
-        holds &= same_surface
+        looks = appearance.compare(rows, appearance.at(source, before), (t, xy), options)
+        holds &= looks.same_surface
+        if options.slip_fall:
+            # a query is itself beyond measure and often blurred: its looks fall in any first step
+            judged = holds & ((start[rows] != source) | (abs(t - source) > 1))
+            holds &= ~(judged & slipped(*evidence.images[[source, t]], before, xy, looks, options.slip_fall))
         price = cost[source, rows] + options.step_cost + np.minimum(error, LARGEST_ERROR) ** 2
-        unlike = options.appearance_cost * (1 - similarity)
+        unlike = options.appearance_cost * (1 - looks.similarity)
         yield Arrival(rows, xy, price.astype(np.float32), unlike, holds)
 
 

@@ -69,7 +69,7 @@ def arrivals(
     for j in targets:
         there, error = evidence.step(i, j, before)
         counts = visible & inside_index(there, *evidence.size) & (error <= options.recover_error)
-        counts &= appearance.compare(rows, looks, (j, there), evidence.options)[1]
+        counts &= appearance.compare(rows, looks, (j, there), evidence.options).same_surface
         yield j, Arrivals(there, error, counts)
 
 

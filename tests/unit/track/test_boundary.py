@@ -8,7 +8,7 @@ from scipy.ndimage import map_coordinates
 
 from everypoint.artifacts.flows import FlowShardWriter, FlowStore
 from everypoint.config.options import ChainOptions
-from everypoint.track.boundary import HALF, alternatives, circles, difference, patches
+from everypoint.track.boundary import HALF, alternatives, circles, contrast, difference, patches
 from everypoint.track.chain import step
 from everypoint.track.evidence import Evidence
 
@@ -117,3 +117,12 @@ def test_many_points_are_read_in_parts(images):
 def test_circles_stay_within_their_radius():
     lengths = np.linalg.norm(circles(4.0), axis=-1)
     np.testing.assert_allclose(np.sort(lengths), [2.0] * 4 + [4.0] * 8, rtol=1e-6)
+
+
+def test_the_contrast_of_a_patch_is_its_weighted_deviation_in_the_units_of_differences():
+    flat = np.full((2, (2 * HALF + 1) ** 2, 3), 77, np.uint8)
+    np.testing.assert_allclose(contrast(flat), 0, atol=0.1)
+    halves = flat.copy()
+    halves[0, ::2] = 97  # a chessboard: every value is 10 from their mean ...
+    assert contrast(halves)[0] == pytest.approx(30, rel=0.01)
+    assert difference(halves, halves[::-1])[0] == pytest.approx(30, rel=0.01)  # ... and half of them differ by 20

@@ -10,7 +10,7 @@ from everypoint.config.options import ChainOptions, ReadoutOptions
 from everypoint.track.base import TrackArrays, empty_tracks
 from everypoint.track.companions import Block
 from everypoint.track.evidence import Evidence
-from everypoint.track.fuse import anchor, fuse
+from everypoint.track.fuse import fuse
 from everypoint.track.multi import chain_multi_tracks
 from tests.unit.track.worlds import constant_store, exact_store, object_features, queries_of, scene, truth_of
 
@@ -145,29 +145,6 @@ def test_without_rounds_the_evidence_stands_and_only_gaps_are_filled(still):
     np.testing.assert_allclose(result.tracks, PATH, atol=0.3)
 
 
-def test_anchor_interpolates_the_shift_over_the_gap():
-    proposal = proposal_of(PATH, (0, 0), 0)
-    tracks = PATH.copy()
-    tracks[:2] += [1.0, 0.0]  # shift 1 before the gap ...
-    tracks[4:] += [1.0, 3.0]  # ... and (1, 3) after it
-    found = anchor(evidence_with([2, 3], tracks), proposal, agreement=4.0)
-    np.testing.assert_allclose(found[2, 0], PATH[2, 0] + [1.0, 1.0], atol=1e-5)
-    np.testing.assert_allclose(found[3, 0], PATH[3, 0] + [1.0, 2.0], atol=1e-5)
-
-
-def test_anchor_keeps_the_evidence_where_the_model_does_not_know_the_motion():
-    tracks = PATH.copy()
-    tracks[4:] += [0.0, 9.0]
-    found = anchor(evidence_with([2, 3], tracks), proposal_of(PATH, (0, 0), 0), agreement=4.0)
-    np.testing.assert_array_equal(found[2:4], tracks[2:4])
-
-
-def test_a_point_seen_in_its_own_frame_only_follows_the_model(still):
-    evidence = evidence_with([1, 2, 3, 4, 5], np.repeat(PATH[:1], 6, axis=0))
-    found = anchor(evidence, proposal_of(PATH), agreement=3.0)
-    np.testing.assert_allclose(found[:, 0], PATH[:, 0] + 0.1 * np.arange(6)[:, None], atol=1e-5)
-
-
 def test_no_queries(still):
     none = np.empty((0, 3), np.float32)
     result = fuse(empty_tracks(6, none), empty_tracks(6, none), Evidence(still, CHAIN), none, READOUT)
@@ -202,6 +179,21 @@ def test_companions_bring_back_what_was_lost(made, store, queries, lost, feature
     near = np.linalg.norm(result.tracks - tracks, axis=-1) < 1.5
     assert near[away].mean() > 0.9
     assert result.visible[away].mean() > 0.9 if features else not result.visible[away].any()
+
+
+@pytest.mark.parametrize(("drift", "who"), [(0.0, "the model"), (3.0, "the companions")])
+def test_a_hidden_point_is_where_a_model_that_knows_it_says_else_where_companions_are(
+    made, store, queries, lost, drift, who
+):
+    found, companions, away = lost
+    tracks, _ = truth_of(made, queries)
+    off = [Block(block.first, block.tracks._replace(tracks=block.tracks.tracks.copy())) for block in companions]
+    for block in off:
+        block.tracks.tracks[LOST] += [0, 6]  # while they are hidden the companions go elsewhere, all together
+    proposal = proposal_of(tracks, drift=drift)
+    result = fuse(found, proposal, Evidence(store, FAR_APART), queries, READOUT, off)
+    right, wrong = (np.linalg.norm(result.tracks - tracks - [0, by], axis=-1)[away] < 1.5 for by in (0, 6))
+    assert (right.mean() > 0.9) if who == "the model" else (wrong.mean() > 3 * right.mean())
 
 
 def test_a_point_on_another_surface_is_put_right(made, store, queries, lost):
