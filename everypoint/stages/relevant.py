@@ -47,7 +47,8 @@ _READOUT = {  # kind of model: what its own read-out reads
     "pixels": ("occlusion_depth",),
     "cadex": ("depth_error", "depth_error_unit"),
 }
-_BY_LOOKS = ("appearance_cost", "appearance_threshold", "step_appearance_threshold")  # of chain, needs features
+# keys of chain that need features
+_BY_LOOKS = ("appearance_cost", "appearance_threshold", "step_appearance_threshold", "slip_fall")
 WITH_PRIOR = ("pixels", "cadex")  # kinds of models that start from a depth prior
 _OF_BACKEND = {  # back-end: the keys of its section that its result depends on, besides the plan of pairs
     "raft": ("weights", "iterations", "warm_start", "precision", "resolution", "upsample_below"),

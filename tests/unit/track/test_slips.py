@@ -59,7 +59,7 @@ def made():
 
 @pytest.fixture(scope="module")
 def bleeding(made, tmp_path_factory) -> FlowStore:
-    """Exact flows, blurred: there and back they agree wherever they are smooth, and an edge takes along what is near."""
+    """Exact flows, blurred: an edge takes along what is near, and there and back agree about it."""
     folder = tmp_path_factory.mktemp("bleeding") / "flow"
     writer = FlowShardWriter(folder, "bleeding", made.size)
     for i in range(FRAMES):
