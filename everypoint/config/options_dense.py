@@ -36,6 +36,9 @@ class FlowOptions(Options):
         "better than the first's; null for none.",
     )
     rival_gap: PositiveInt = Field(8, description="The rival's flows span at least this many frames.")
+    rival_upsample_below: PositiveInt | None = Field(
+        None, description="Of the rival's flows: instead of upsample_below; null: as that says."
+    )
     iterations: PositiveInt = Field(12, description="raft: number of updates (OmniMotion: 20).")
     warm_start: bool = Field(
         False, description="raft: start each flow from the one to the target before, outwards from the source."
@@ -74,7 +77,9 @@ class FlowOptions(Options):
         if self.backend != "raft" or self.rival is None:
             return None
         pairs = self.pairs.model_copy(update={"shortest": max(self.rival_gap, self.pairs.shortest)})
-        return self.model_copy(update={"weights": self.rival, "rival": None, "pairs": pairs})
+        enlarged = self.rival_upsample_below or self.upsample_below
+        own = {"rival": None, "rival_upsample_below": None, "weights": self.rival}
+        return self.model_copy(update=own | {"upsample_below": enlarged, "pairs": pairs})
 
 
 class FeatureOptions(Options):

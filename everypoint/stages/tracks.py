@@ -21,7 +21,7 @@ from everypoint.errors import TrainingError
 if TYPE_CHECKING:
     import torch
 
-VERSION = 2
+VERSION = 3
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,10 @@
    where the point is expected make it visible;
 2. companions, where there are some: a hidden point is expected where its surroundings have gone; if it looks there as
    it did, it is visible, and the flows around it are asked again;
-3. adjust: all visible positions of a track move to where all flows between them agree;
-4. fill: where the point stays hidden the model's motion carries it, shifted so that it meets the visible track at both
+3. depth order: a visible point that a model which knows its track sees elsewhere, behind something, is hidden: its
+   track rides on what covers it;
+4. adjust: all visible positions of a track move to where all flows between them agree;
+5. fill: where the point stays hidden the model's motion carries it, shifted so that it meets the visible track at both
    ends of the gap, if the model has carried it well through the frames that show it; else its companions do.
 """
 
@@ -25,6 +27,8 @@ from everypoint.track.evidence import Evidence
 from everypoint.track.refine import refine
 
 COMPANION_ROUNDS = 2  # a point that is found again shows its neighbours the way
+KNOWN_SHARE, KNOWN = 0.3, 0.5  # a model knows a track if it is this many px off at most in this share of its frames
+ELSEWHERE = 2.0  # px from where such a model has a point, from which on the point cannot be there
 
 
 def fuse(
@@ -59,6 +63,8 @@ def fuse(
                 looks = appearance.likeness(typical, there.xy)
                 found = regain(found, doubted, there, (here, looks), evidence.size, options.companions)
             found = refine(found, expected, evidence, queries, options, appearance, rounds=1)
+    if proposal is not None:
+        found = found._replace(visible=found.visible & ~covered(found, proposal))
     found = adjust(found, evidence, queries, options)
     if companions is not None:
         there = propose(found, companions, radius, options.companions)
@@ -74,6 +80,16 @@ def doubts(found: TrackArrays, queries: np.ndarray, likeness: np.ndarray, least:
     doubted = found.visible & (likeness < least)
     doubted[queries[:, 0].astype(int), np.arange(len(queries))] = False
     return doubted
+
+
+def covered(found: TrackArrays, proposal: TrackArrays) -> np.ndarray:
+    """Visible points [T, N] that a model which knows their tracks has elsewhere, and not in sight.
+
+    Neither its depth order nor its places alone say so in real videos, where models know little of what articulates.
+    """
+    away = np.linalg.norm(found.tracks - proposal.tracks, axis=-1)  # [T, N]
+    known = np.nanquantile(np.where(found.visible, away, np.nan), KNOWN_SHARE, axis=0) <= KNOWN
+    return found.visible & ~proposal.visible & (away > ELSEWHERE) & known
 
 
 def regain(

@@ -49,6 +49,16 @@ def test_a_rival_differs_by_its_weights_and_gaps():
     assert relevant.flow_key(rival) != relevant.flow_key(own)
 
 
+def test_a_rivals_frames_may_be_enlarged_further():
+    asked = {"flow": {"rival": "raft-small", "rival_upsample_below": 720}}
+    own, rival = relevant.flows(load_preset("cpu", {"cpu": asked}))
+    assert (own.upsample_below, rival.upsample_below) == (None, 720)
+    asked["flow"] = {"rival": "raft-small", "upsample_below": 480}
+    assert [options.upsample_below for options in relevant.flows(load_preset("cpu", {"cpu": asked}))] == [480, 480]
+    plain = load_preset("cpu", {"cpu": {"flow": {"rival": None, "rival_upsample_below": 720}}})
+    assert [relevant.flow_key(options) for options in relevant.flows(plain)] == [relevant.flow_key(own)]
+
+
 def test_multi_and_cpu_share_their_features():
     first, second = (load_preset(name).features for name in ("chain-multi", "cpu"))
     assert relevant.features_key(first) == relevant.features_key(second)

@@ -10,7 +10,7 @@ from everypoint.config.options import ChainOptions, ReadoutOptions
 from everypoint.track.base import TrackArrays, empty_tracks
 from everypoint.track.companions import Block
 from everypoint.track.evidence import Evidence
-from everypoint.track.fuse import fuse
+from everypoint.track.fuse import covered, fuse
 from everypoint.track.multi import chain_multi_tracks
 from tests.unit.track.worlds import constant_store, exact_store, object_features, queries_of, scene, truth_of
 
@@ -208,3 +208,42 @@ def test_a_point_on_another_surface_is_put_right(made, store, queries, lost):
     elsewhere = away & (labels < 0.4)
     assert elsewhere.sum() > 20
     assert (np.linalg.norm(result.tracks - tracks, axis=-1)[elsewhere] < 1.5).mean() > 0.85
+
+
+RIDING = slice(6, 10)
+
+
+@pytest.mark.parametrize(
+    ("off", "away", "behind", "hidden"),
+    [
+        (0.1, 6.0, True, True),
+        (0.1, 6.0, False, False),  # elsewhere, but in sight there: the model may be wrong about the place
+        (0.1, 1.0, True, False),  # behind something, but where the track is: it may be wrong about the depth
+        (1.5, 6.0, True, False),  # it does not know the track
+    ],
+)
+def test_what_rides_on_its_cover_is_hidden_by_a_model_that_knows_the_track(off, away, behind, hidden):
+    truth = np.stack([np.linspace(4, 40, FRAMES), np.full(FRAMES, 8.0)], -1)[:, None].astype(np.float32)
+    tracks, seen = truth.copy(), np.ones((FRAMES, 1), bool)
+    tracks[RIDING] += np.float32([0, away])
+    found = TrackArrays(tracks, seen, np.ones(seen.shape, np.float32))
+    model = proposal_of(truth, shift=(off, 0.0), drift=0.0)
+    model.visible[RIDING] = not behind
+    expected = np.zeros(seen.shape, bool)
+    expected[RIDING] = hidden
+    np.testing.assert_array_equal(covered(found, model), expected)
+
+
+def test_a_covered_point_is_placed_by_the_model_that_found_it(made, store, queries):
+    tracks, visible = truth_of(made, queries)
+    hidden = ~visible & (tracks >= 0).all(-1) & (tracks <= made.size[0] - 1).all(-1)
+    found = TrackArrays(tracks.astype(np.float32), visible | hidden, np.ones(visible.shape, np.float32))
+    found.tracks[hidden] += np.float32([0, 5])  # all that is hidden rides on something
+    model = proposal_of(tracks, shift=(0.2, 0.1), drift=0.0)
+    model.visible[hidden] = False
+    options = READOUT.model_copy(update={"refine_rounds": 0})
+    result = fuse(found, model, Evidence(store, FAR_APART), queries, options)
+    known = hidden & (visible.mean(0) > 0.5)
+    assert known.sum() > 20
+    assert not result.visible[known].any()
+    assert np.median(np.linalg.norm(result.tracks - tracks, axis=-1)[known]) < 0.5
