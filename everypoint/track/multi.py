@@ -84,8 +84,9 @@ def _arrivals(
         holds &= looks.same_surface
         if options.slip_fall:
             # a query is itself beyond measure and often blurred: its looks fall in any first step
-            judged = holds & ((start[rows] != source) | (abs(t - source) > 1))
-            holds &= ~(judged & slipped(*evidence.images[[source, t]], before, xy, looks, options.slip_fall))
+            judged = (start[rows] != source) | (abs(t - source) > 1)
+            images = evidence.images[source], evidence.images[t]
+            holds &= ~(judged & slipped(*images, before, xy, looks, options.slip_fall))
         price = cost[source, rows] + options.step_cost + np.minimum(error, LARGEST_ERROR) ** 2
         unlike = options.appearance_cost * (1 - looks.similarity)
         yield Arrival(rows, xy, price.astype(np.float32), unlike, holds)

@@ -96,6 +96,7 @@ def everything(workspace, weights):
                     "lookup": "sampled",
                     "batch": 2,
                     "upsample_below": 128,
+                    "rival_upsample_below": 160,
                     "pairs": {"intervals": [1, 2]},
                 },
                 "features": {"backend": "vit", "weights": str(weights / "dino.pth"), "short_side": 64},

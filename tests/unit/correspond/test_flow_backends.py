@@ -369,7 +369,7 @@ def test_description_names_all_that_the_flows_depend_on():
     for change in ({key: value} for key, value in others.items()):
         assert flow_backend(base.model_copy(update=change)).describe() != described
     own = {"backend", "weights", "quality", "folder", "shards", "pairs"}  # named apart, of others, or in the plan
-    own |= {"rival", "rival_gap"}  # whose flows are flows of their own
+    own |= {"rival", "rival_gap", "rival_upsample_below"}  # whose flows are flows of their own
     assert FlowOptions.model_fields.keys() - own == USED
     for change in ({"shards": 3}, {"quality": "fast"}, {"rival": "raft-sintel"}):
         assert flow_backend(base.model_copy(update=change)).describe() == described
