@@ -40,9 +40,10 @@ def train(trainer: Trainer, checkpoints: Checkpoints, progress: Progress) -> Non
                 if _is_enough(options, progress.rows):
                     break
                 _add(sums, trainer.step(step))
+                seconds = spent + time.monotonic() - started
                 last = step + 1 == options.steps
-                if last or (step + 1) % options.log_every == 0:
-                    progress.row(_row(trainer, sums, step, spent + time.monotonic() - started))
+                if last or (step + 1) % options.log_every == 0 or _is_up(options, seconds):
+                    progress.row(_row(trainer, sums, step, seconds))
                     progress.show(trainer.model, progress.rows[-1])
                     sums = {}
                 if stop.asked or time.monotonic() - saved > options.checkpoint_seconds:
@@ -59,12 +60,16 @@ def train(trainer: Trainer, checkpoints: Checkpoints, progress: Progress) -> Non
 
 def _is_enough(options: OptimizeOptions, rows: list[dict[str, Any]]) -> bool:
     """Whether the time is up or the held-out error has stopped falling; by the rows alone, for a resume."""
-    if options.max_seconds is not None and _seconds(rows) >= options.max_seconds:
+    if _is_up(options, _seconds(rows)):
         return True
     if options.early_stop is None or len(rows) <= options.early_stop:
         return False
     errors = [row["error"] for row in rows]
     return not min(errors[-options.early_stop :]) < min(errors[: -options.early_stop])
+
+
+def _is_up(options: OptimizeOptions, seconds: float) -> bool:
+    return options.max_seconds is not None and seconds >= options.max_seconds
 
 
 def _seconds(rows: list[dict[str, Any]]) -> float:
