@@ -18,7 +18,6 @@ class Compared(NamedTuple):
     """How points [n] look after a step."""
 
     similarity: np.ndarray  # cosine with their queries
-    fall: np.ndarray  # by how much that is less than before the step
     same_surface: np.ndarray  # bool, whether they may still be the same surface
 
 
@@ -50,7 +49,7 @@ class Appearance:
         """Cosine similarity [n] of index points ``xy`` [n, 2] in frame t with the queries ``rows`` [n]; 1 without."""
         if self._features is None:
             return np.ones(len(xy), np.float32)
-        return (self._own[rows] * self.at(t, xy)).sum(-1)
+        return self._like_query(rows, self.at(t, xy))
 
     def typical(self, tracks: TrackArrays) -> np.ndarray:
         """How the points of the queries' tracks look where they are sure to be seen, unit features [N, C].
@@ -86,13 +85,21 @@ class Appearance:
             target: the frame and the points [n, 2] where it ends.
         """
         if self._features is None:
-            same = np.ones(len(rows), np.float32)
-            return Compared(same, 0 * same, same.astype(bool))
-        there, own = self.at(*target), self._own[rows]
-        similarity = (own * there).sum(-1)
+            return Compared(np.ones(len(rows), np.float32), np.ones(len(rows), bool))
+        there = self.at(*target)
+        similarity = self._like_query(rows, there)
         like_before = (before * there).sum(-1) >= options.step_appearance_threshold
-        fall = (own * before).sum(-1) - similarity
-        return Compared(similarity, fall, (similarity >= options.appearance_threshold) | like_before)
+        return Compared(similarity, (similarity >= options.appearance_threshold) | like_before)
+
+    def fall(self, rows: np.ndarray, before: np.ndarray, after: Compared) -> np.ndarray:
+        """By how much [n] points are less like their queries after a step than before it; 0 without features."""
+        if self._features is None:
+            return np.zeros(len(rows), np.float32)
+        return self._like_query(rows, before) - after.similarity
+
+    def _like_query(self, rows: np.ndarray, looks: np.ndarray) -> np.ndarray:
+        """Cosine [n] of looks [n, C], of :meth:`at`, with those of the queries."""
+        return (self._own[rows] * looks).sum(-1)
 
     def at(self, t: int, xy: np.ndarray) -> np.ndarray:
         """Unit features [n, C] at index points of a frame (cells tile the frame; bilinear; edges extended).

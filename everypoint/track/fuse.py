@@ -120,10 +120,12 @@ def _expected(
 
     By a model that is sure, else by companions, else by a model that is of use, else where they are.
     """
-    if proposal is None:
-        return found.tracks if there is None else np.where(there.known[..., None], there.xy, found.tracks)
-    model = anchor(found, proposal, options.agreement)
-    expected = np.where(model.usable[..., None], model.xy, found.tracks)
+    expected = found.tracks
+    model = None if proposal is None else anchor(found, proposal, options.agreement)
+    if model is not None:
+        expected = np.where(model.usable[..., None], model.xy, expected)
     if there is not None:
         expected = np.where(there.known[..., None], there.xy, expected)
-    return np.where(model.sure[..., None], model.xy, expected)
+    if model is not None:
+        expected = np.where(model.sure[..., None], model.xy, expected)
+    return expected

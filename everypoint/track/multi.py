@@ -80,13 +80,15 @@ def _arrivals(
         before = out.tracks[source, rows]
         xy, error = evidence.step(source, t, before)
         holds = consistent(before, xy, error, options) & inside_index(xy, *evidence.size) & out.visible[source, rows]
-        looks = appearance.compare(rows, appearance.at(source, before), (t, xy), options)
+        start_looks = appearance.at(source, before)
+        looks = appearance.compare(rows, start_looks, (t, xy), options)
         holds &= looks.same_surface
         if options.slip_fall:
             # a query is itself beyond measure and often blurred: its looks fall in any first step
             judged = (start[rows] != source) | (abs(t - source) > 1)
             images = evidence.images[source], evidence.images[t]
-            holds &= ~(judged & slipped(*images, before, xy, looks, options.slip_fall))
+            away = looks.similarity, appearance.fall(rows, start_looks, looks)
+            holds &= ~(judged & slipped(*images, before, xy, *away, options.slip_fall))
         price = cost[source, rows] + options.step_cost + np.minimum(error, LARGEST_ERROR) ** 2
         unlike = options.appearance_cost * (1 - looks.similarity)
         yield Arrival(rows, xy, price.astype(np.float32), unlike, holds)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from everypoint.track.appearance import Compared
 from everypoint.track.boundary import contrast, difference, patches
 
 ALIKE = 0.6  # cosine with its query's features from which a point has not slipped
@@ -19,17 +18,24 @@ NOISE = 15.0  # ... with so much added to that contrast, for patches that have h
 
 
 def slipped(
-    image_i: np.ndarray, image_j: np.ndarray, before: np.ndarray, after: np.ndarray, looks: Compared, fall: float
+    image_i: np.ndarray,
+    image_j: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    similarity: np.ndarray,
+    fall: np.ndarray,
+    least_fall: float,
 ) -> np.ndarray:
     """Whether steps of points [N, 2] from frame i to j [N, 2] ended on another surface, bool [N].
 
     Args:
         image_i, image_j: uint8 [H, W, 3].
         before, after: finite index points.
-        looks: of the same steps, by features.
-        fall: by how much the cosine with the query has to fall in the step.
+        similarity: cosine [N] with the queries after the step, by features.
+        fall: by how much [N] that is less than before it.
+        least_fall: by how much it has to be.
     """
-    found = (looks.fall > fall) & (looks.similarity < ALIKE)
+    found = (fall > least_fall) & (similarity < ALIKE)
     rows = np.flatnonzero(found)
     if len(rows):
         start = patches(image_i, before[rows])

@@ -241,7 +241,8 @@ def test_without_features_everything_is_alike():
     appearance, xy = Appearance(None, (16, 24), np.zeros((1, 3))), np.zeros((1, 2), np.float32)
     assert appearance.similarity(np.array([0]), xy, 0).tolist() == [1.0]
     compared = appearance.compare(np.array([0]), appearance.at(0, xy), (1, xy), OPTIONS)
-    assert [of.tolist() for of in compared] == [[1.0], [0.0], [True]]
+    assert [of.tolist() for of in compared] == [[1.0], [True]]
+    assert appearance.fall(np.array([0]), appearance.at(0, xy), compared).tolist() == [0.0]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +260,8 @@ def test_a_point_that_is_unlike_its_query_and_itself_before_is_on_another_surfac
     appearance = Appearance(features, (8, 8), np.array([[0, 4, 4]], np.float32))
     compared = appearance.compare(np.array([0]), appearance.at(1, xy), (2, xy), OPTIONS)
     assert compared.same_surface.tolist() == [alike]
-    assert compared.fall[0] == pytest.approx(np.dot(query, before) - np.dot(query, after))
+    fall = appearance.fall(np.array([0]), appearance.at(1, xy), compared)
+    assert fall[0] == pytest.approx(np.dot(query, before) - np.dot(query, after))
 
 
 def test_a_fast_point_may_err_more():

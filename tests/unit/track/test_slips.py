@@ -10,7 +10,6 @@ from everypoint.artifacts.flows import FlowShardWriter, FlowStore
 from everypoint.config.options import ChainOptions
 from everypoint.scenes.render import render
 from everypoint.scenes.truth import flow
-from everypoint.track.appearance import Compared
 from everypoint.track.evidence import Evidence
 from everypoint.track.multi import chain_multi_tracks
 from everypoint.track.slips import ALIKE, slipped
@@ -23,8 +22,8 @@ ASKED = CHAIN.model_copy(update={"slip_fall": 0.3})
 TEXTURE = np.random.default_rng(0).integers(0, 255, (40, 60, 3)).astype(np.uint8)
 
 
-def compared(similarity: float, fall: float, count: int = 1) -> Compared:
-    return Compared(np.full(count, similarity), np.full(count, fall), np.ones(count, bool))
+def looks_of(similarity: float, fall: float, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    return np.full(count, similarity), np.full(count, fall)
 
 
 @pytest.mark.parametrize(
@@ -38,18 +37,18 @@ def compared(similarity: float, fall: float, count: int = 1) -> Compared:
 )
 def test_features_and_pixels_have_to_say_so(similarity, fall, moved, slips):
     xy = np.float32([[20, 20], [30, 15]])
-    looks = compared(similarity, fall, 2)
-    assert slipped(TEXTURE, np.roll(TEXTURE, moved, axis=1), xy, xy, looks, 0.3).tolist() == [slips, slips]
+    looks = looks_of(similarity, fall, 2)
+    assert slipped(TEXTURE, np.roll(TEXTURE, moved, axis=1), xy, xy, *looks, 0.3).tolist() == [slips, slips]
 
 
 def test_a_change_is_measured_by_the_contrast_of_what_is_left():
     """30 grey levels are another surface on a plain wall, and half a pixel in fine texture."""
     wall, xy = np.full((40, 60, 3), 120, np.uint8), np.float32([[20, 20]])
-    looks = compared(0.1, 0.8)
-    assert slipped(wall, wall + np.uint8(30), xy, xy, looks, 0.3).all()
+    looks = looks_of(0.1, 0.8)
+    assert slipped(wall, wall + np.uint8(30), xy, xy, *looks, 0.3).all()
     fine = np.minimum(TEXTURE, 225)
-    assert not slipped(fine, fine + np.uint8(30), xy, xy, looks, 0.3).any()
-    assert not slipped(wall, wall + np.uint8(2), xy, xy, looks, 0.3).any()  # noise
+    assert not slipped(fine, fine + np.uint8(30), xy, xy, *looks, 0.3).any()
+    assert not slipped(wall, wall + np.uint8(2), xy, xy, *looks, 0.3).any()  # noise
 
 
 @pytest.fixture(scope="module")
