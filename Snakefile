@@ -11,6 +11,7 @@ from everypoint.stages.driver import (
     make_results,
     plan_or_sentence,
 )
+from everypoint.stages.slurm_driver import outlive_outages
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -48,3 +49,4 @@ rule all:
 onstart:
     hold_lock(f"{CACHE}/run.lock")
     make_results(plan)
+    outlive_outages()

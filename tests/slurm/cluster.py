@@ -255,6 +255,21 @@ class Cluster:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
+    def kill_controller(self) -> None:
+        """Nobody answers any more; jobs run on."""
+        self._end(self.folder / "slurmctld.pid")
+
+    def start_controller(self) -> None:
+        """Start it again, with what it knew."""
+        self._call("slurmctld")
+        self.wait(self._answers, 60, "the controller to come back")
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(RuntimeError):
+            self.idle()
+            return True
+        return False
+
     def wait(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
         """Until ``condition``; raises TimeoutError after ``seconds``."""
         end = time.monotonic() + seconds

@@ -198,6 +198,23 @@ def test_preempted_and_then_its_node_dies(alone, expected):
     cluster.wait(lambda: cluster.idle() == set(NODES), 60, "the node to come back")
 
 
+def test_the_controller_is_away_for_a_while(alone, expected):
+    """Jobs run on without it, and the driver asks until it is back."""
+    cluster = alone.cluster
+    alone.submit()
+    number = alone.job("optimize alpha cpu")
+    alone.until(lambda: alone.is_optimising("alpha"), "the optimisation to be at work")
+    cluster.kill_controller()
+    try:
+        alone.until(lambda: "SLURM does not answer" in alone.output, "the driver to ask in vain")
+    finally:
+        cluster.start_controller()
+    run = alone.succeeded()
+    assert run.jobs == ["optimize alpha cpu", "report", "tracks alpha cpu"]
+    assert alone.submissions("optimize alpha cpu") == [number]
+    assert sha256(alone.tracks("alpha", "cpu")) == expected["alpha"]
+
+
 def test_the_driver_dies_and_its_job_lives_on(alone, expected):
     """The same command again: the new job waits for the old one, so that there are never two writers."""
     alone.submit()
