@@ -16,7 +16,7 @@ import pytest
 from tests.fakes.slurm import history, install
 from tests.workflow.conftest import Run, add_scene
 
-OUTAGE = 3  # questions to the controller without an answer; some of them are asked before there is any job
+OUTAGE = 3  # questions to the controller without an answer, from the first job on
 FATES = {
     "timeout": ["TIMEOUT"],
     "memory": ["OUT_OF_MEMORY"],

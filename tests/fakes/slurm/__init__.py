@@ -12,8 +12,8 @@ A job's fates are those of its tries, one after the other; a try without any run
 * ``NODE_FAIL``, ``PREEMPTED``: the job ends so, and is started again under its old number, as ``--requeue`` asks.
 * ``LATE``: what the job wrote is not to be seen until some seconds after it has ended, as on a network file system.
 
-``unanswered`` is after how many calls of ``squeue`` and ``scontrol`` the controller can be reached. There is no
-accounting. What was asked for, and when each life of a job began and ended, is kept in a file a job, which
+``unanswered`` is how many calls of ``squeue`` and ``scontrol`` do not reach the controller, once there is a job. There
+is no accounting. What was asked for, and when each life of a job began and ended, is kept in a file a job, which
 :func:`history` reads.
 """
 

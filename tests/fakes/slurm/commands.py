@@ -115,8 +115,10 @@ def live(arguments: list[str]) -> int:
 
 
 def out_of_reach() -> bool:
-    """Whether the controller does not answer this call."""
+    """Whether the controller does not answer this call; before the first job it is there."""
     with alone():
+        if not job_file(1).exists():
+            return False
         calls = FOLDER / "calls"
         count = int(calls.read_text()) if calls.exists() else 0
         calls.write_text(str(count + 1))
