@@ -11,6 +11,7 @@ videos could, for their tables and weights are not one model's.
 from __future__ import annotations
 
 import argparse
+import functools
 import multiprocessing
 import threading
 import time
@@ -21,6 +22,7 @@ import torch
 from measuring import hardware
 from problem import problem
 
+from everypoint.artifacts.matches import Matches
 from everypoint.config.presets import load_preset
 from everypoint.optimize.run import prepare
 from everypoint.optimize.trainer import Trainer
@@ -28,13 +30,18 @@ from everypoint.optimize.trainer import Trainer
 WARM_UP = 3  # steps that are not timed
 
 
+@functools.cache
+def matches_of(frames: int, size: tuple[int, int]) -> Matches:
+    """The matches that all videos have, made once a process."""
+    return problem(frames, size)[1]
+
+
 def ready(arguments: argparse.Namespace, seed: int, times: int = 1) -> Trainer:
     """A trainer after its first steps, its batch ``times`` as long as the preset's."""
     torch.set_num_threads(1)
     batch = load_preset(arguments.preset).optimize.sampler.batch * times
     chosen = load_preset(arguments.preset, {arguments.preset: {"optimize": {"sampler": {"batch": batch}}}})
-    matches = problem(arguments.frames, tuple(arguments.size))[1]
-    trainer = prepare(matches, chosen, "cpu", seed)
+    trainer = prepare(matches_of(arguments.frames, tuple(arguments.size)), chosen, "cpu", seed)
     for step in range(WARM_UP):
         trainer.step(step)
     return trainer

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import os
 import random
 import signal
@@ -29,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from measuring import hardware
 
 from tests.slurm.cluster import commands, descendants
-from tests.workflow.conftest import TINY, Workflow, add_scene, sha256
+from tests.slurm.conftest import overrides
+from tests.workflow.conftest import Workflow, add_scene, kill, sha256
 
 SCENES = ("two_planes", "parallax", "occluder")
 TICK = os.sysconf("SC_CLK_TCK")
@@ -60,13 +60,7 @@ class Work:
 
 def make(folder: Path, arguments: argparse.Namespace) -> Workflow:
     """A folder with its videos and its configuration."""
-    changed = copy.deepcopy(TINY["overrides"])
-    changed["cpu"]["optimize"] |= {
-        "steps": arguments.steps,
-        "checkpoint_seconds": arguments.checkpoint,
-        "log_every": 50,
-    }
-    workflow = Workflow(folder, methods=["cpu"], overrides=changed)
+    workflow = Workflow(folder, methods=["cpu"], overrides=overrides(arguments.steps, arguments.checkpoint))
     for number in range(arguments.videos):
         add_scene(workflow.videos, f"video{number:02d}", SCENES[number % len(SCENES)], 6, truth=False)
     return workflow
@@ -93,16 +87,14 @@ def disturbed(workflow: Workflow, work: Work, arguments: argparse.Namespace) -> 
             run = workflow.start(workflow.folder / "output.txt")
             continue
         found = work.look(run.pid)
-        with contextlib.suppress(ProcessLookupError):
-            if found and generator.random() < 0.5:
-                jobs += 1
+        if found and generator.random() < 0.5:
+            jobs += 1
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(generator.choice(found), signal.SIGKILL)
-            else:
-                runs += 1
-                os.killpg(run.pid, signal.SIGKILL)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+        else:
+            runs += 1
+            kill(run)
+    kill(run)
     return runs, jobs
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import ETC, FILES, Cluster, absent, commands
-from tests.workflow.conftest import ROOT, STARTED, TINY, WILDCARDS, Run, Workflow, add_scene, sha256
+from tests.workflow.conftest import ROOT, STARTED, TINY, WILDCARDS, Run, Workflow, add_scene, kill, sha256
 
 VIDEOS = ("alpha", "beta", "gamma")
 STEPS = 1500  # some ten seconds: long enough to be caught at work
@@ -86,9 +86,7 @@ class SlurmWorkflow(Workflow):
 
     def kill(self) -> None:
         """kill -9 of the driver; its jobs live on."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.driver.pid, signal.SIGKILL)
-        self.driver.wait()
+        kill(self.driver)
 
     @property
     def output(self) -> str:
@@ -201,10 +199,10 @@ def workspace(cluster, tmp_path_factory):
             workflow.kill()
 
 
-def overrides(steps: int = STEPS) -> dict:
-    """Options of an optimisation of ``steps`` that saves every second."""
+def overrides(steps: int = STEPS, checkpoint_seconds: float = 1.0) -> dict:
+    """Options of an optimisation of ``steps`` that saves every so many seconds."""
     changed = copy.deepcopy(TINY["overrides"])
-    changed["cpu"]["optimize"] |= {"steps": steps, "checkpoint_seconds": 1.0, "log_every": 50}
+    changed["cpu"]["optimize"] |= {"steps": steps, "checkpoint_seconds": checkpoint_seconds, "log_every": 50}
     return changed
 
 

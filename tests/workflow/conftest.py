@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -112,12 +114,17 @@ class Workflow:
         zygote.stdin.flush()
         return Run(int(zygote.stdout.readline()), output.read_text())
 
-    def start(self, output: Path) -> subprocess.Popen:
+    def start(self, output: Path, *extra: str, environment: dict[str, str] | None = None) -> subprocess.Popen:
         """The same as a process group of its own, which can be killed."""
         with open(output, "wb") as file:
-            command = [sys.executable, "-m", "snakemake", *self.arguments()]
+            command = [sys.executable, "-m", "snakemake", *self.arguments(*extra)]
             return subprocess.Popen(
-                command, cwd=self.folder, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                cwd=self.folder,
+                env={**os.environ, **(environment or {})},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     def finished(self, *extra: str, **options: Any) -> Run:
@@ -131,6 +138,13 @@ class Workflow:
 
     def tracks(self, video: str, method: str = "chain") -> Path:
         return self.results / video / "tracks" / method / "tracks.npz"
+
+
+def kill(process: subprocess.Popen) -> None:
+    """kill -9 of a process group, and the end of its leader."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 @functools.cache

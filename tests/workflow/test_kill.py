@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import re
-import signal
 import subprocess
 import time
 
 import pytest
 
-from tests.workflow.conftest import Workflow, add_scene, sha256
+from tests.workflow.conftest import Workflow, add_scene, kill, sha256
 
 FINISHED = re.compile(r"^Finished jobid: (\d+) \(Rule: (\w+)\)", re.MULTILINE)
 
@@ -31,12 +29,6 @@ def undisturbed(workspace):
     rules = folder.finished().rules
     assert rules == ["flow", "frames", "matches", "optimize", "queries", "report", "tracks"]
     return sha256(folder.tracks("scene", "cpu")), time.monotonic() - start
-
-
-def kill(process: subprocess.Popen) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def run_and_kill(folder: Workflow, seconds: float) -> str:

@@ -5,16 +5,12 @@ A real one has its own tests (tests/slurm). These run everywhere, and bring abou
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from tests.fakes.slurm import history, install
-from tests.workflow.conftest import Run, add_scene
+from tests.workflow.conftest import Run, add_scene, kill
 
 OUTAGE = 3  # questions to the controller without an answer, from the first job on
 FATES = {
@@ -29,16 +25,6 @@ FATES = {
 }
 
 
-def run_at_most(seconds: float, folder: Path, arguments: list[str], environment: dict[str, str]) -> Run:
-    """A driver that may not wait for ever."""
-    with open(folder / "output.txt", "wb") as file:
-        command = [sys.executable, "-m", "snakemake", *arguments]
-        code = subprocess.call(
-            command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT, timeout=seconds
-        )
-    return Run(code, (folder / "output.txt").read_text())
-
-
 @pytest.fixture(scope="module")
 def storm(workspace, tmp_path_factory):
     """The first stage of eight videos."""
@@ -50,8 +36,13 @@ def storm(workspace, tmp_path_factory):
     environment = install(folder.slurm, {"jobs": jobs, "unanswered": OUTAGE})
     # the pauses that spare a cluster's controller are shorter; the rest is the profile as it is
     pauses = ["--slurm-init-seconds-before-status-checks", "1"]
-    arguments = folder.arguments("--until", "frames", "--workflow-profile", "slurm", *pauses)
-    folder.first = run_at_most(300, folder.folder, arguments, {**os.environ, **environment})
+    output = folder.folder / "output.txt"
+    driver = folder.start(output, "--until", "frames", "--workflow-profile", "slurm", *pauses, environment=environment)
+    try:
+        code = driver.wait(300)  # one that has forgotten its jobs would wait for ever
+    finally:
+        kill(driver)
+    folder.first = Run(code, output.read_text())
     folder.tries = {name: [] for name in FATES}
     for job in history(folder.slurm):
         folder.tries[job["name"].removeprefix("rule_frames_wildcards_")].append(job)
