@@ -79,6 +79,11 @@ class ModelOptions(Options):
     motion_depth: Annotated[float, Field(ge=0)] = Field(
         0.5, description="Initial depth difference of what moves against the camera; 0 starts flat."
     )
+    motion_nearer: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="pixels and cadex: what moves against the camera starts nearer than its depth prior, by up to this "
+        "share of it; 0: the prior as it is. For a prior that knows nothing (depth.backend constant).",
+    )
 
 
 class SamplerOptions(Options):

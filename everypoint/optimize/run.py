@@ -35,10 +35,12 @@ from everypoint.optimize.ramps import cadex_scale, scale_of
 from everypoint.optimize.ray_sampler import RaySampler
 from everypoint.optimize.sampler import MatchSampler
 from everypoint.optimize.trainer import Trainer
-from everypoint.optimize.warmstart import depth_from_motion, warm_start
+from everypoint.optimize.warmstart import depth_from_motion, nearer_by_motion, warm_start
 
 logger = logging.getLogger(__name__)
 LEAST_MATCHES = 64
+
+Prior = tuple[np.ndarray, np.ndarray | None]  # depth [T, h, w], and bool of the same shape: known there
 
 
 def optimize(
@@ -97,7 +99,7 @@ def prepare(
     device: torch.device | str,
     seed: int,
     images: np.ndarray | None = None,
-    depth: tuple[np.ndarray, np.ndarray] | None = None,
+    depth: Prior | None = None,
 ) -> Trainer:
     """Model, sampler and optimiser of one video, ready for step 0.
 
@@ -107,7 +109,8 @@ def prepare(
         device: where all of it lies.
         seed: of initial values and draws.
         images: uint8 [T, H, W, 3], whose colours the kind field renders.
-        depth: prior [T, h, w] and mask of the kinds pixels and cadex; None starts from one depth everywhere.
+        depth: prior [T, h, w] and mask of the kinds pixels and cadex; None starts from one depth everywhere, or from
+            what ``model.motion_nearer`` makes of it.
     """
     if preset.model.kind == "planes":
         trainer = _prepare_planes(matches, preset, device, seed)
@@ -126,7 +129,7 @@ def _prepare_rays(
     device: torch.device | str,
     seed: int,
     images: np.ndarray | None,
-    depth: tuple[np.ndarray, np.ndarray] | None,
+    depth: Prior | None,
 ) -> FieldTrainer | PixelsTrainer:
     """Model (of kind pixels: on its depth prior), sampler and optimiser."""
     options = preset.optimize
@@ -137,6 +140,7 @@ def _prepare_rays(
         Course(seed, options.steps, scale_of(options.steps, options.ray_losses.ramp_steps), options.holdout, device),
     )
     if preset.model.kind == "pixels":
+        depth = _with_motion(depth, matches, preset, seed)
         if depth is not None:
             model.set_depth(normalise_depth(*depth, model.frame_size, model.near, model.far))
         return PixelsTrainer(model, sampler, None, options)
@@ -169,11 +173,12 @@ def _prepare_cadex(
     preset: Preset,
     device: torch.device | str,
     seed: int,
-    depth: tuple[np.ndarray, np.ndarray] | None,
+    depth: Prior | None,
 ) -> CadexTrainer:
     """Model on its depth prior, sampler and optimiser."""
     options = preset.optimize
     model = CadexModel(matches.frames, matches.size, preset.model, seed)
+    depth = _with_motion(depth, matches, preset, seed)
     if depth is not None:
         model.set_depth(depth[0])
     sampler = CadexSampler(
@@ -184,3 +189,11 @@ def _prepare_cadex(
         ),
     )
     return CadexTrainer(model.to(device), sampler, options)
+
+
+def _with_motion(depth: Prior | None, matches: Matches, preset: Preset, seed: int) -> Prior | None:
+    """The prior with what moves in front, where that is asked for."""
+    if not preset.model.motion_nearer:
+        return depth
+    prior, mask = (None, None) if depth is None else depth
+    return nearer_by_motion(prior, mask, matches, preset.model.motion_nearer, seed)

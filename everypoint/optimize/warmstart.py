@@ -9,10 +9,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
 from everypoint.artifacts.matches import Matches
 from everypoint.optimize.camera import camera_motion, decoded
+
+NEARER_CELL = 8  # px; smaller cells have too few matches of neighbouring frames
 
 
 class WarmStart(NamedTuple):
@@ -64,3 +68,27 @@ def depth_from_motion(
     mean = gaussian_filter(total, smooth) / np.maximum(gaussian_filter(count, smooth), 1e-3)
     scale = max(4 * float(np.median(residual[near])) if len(near) else 1.0, 0.5)
     return (-strength * np.tanh(mean / scale)).astype(np.float32)
+
+
+def nearer_by_motion(
+    prior: np.ndarray | None, mask: np.ndarray | None, matches: Matches, share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """A depth prior in which what moves against the camera lies nearer, by up to ``share`` of its depth.
+
+    Args:
+        prior: [T, h, w], positive, larger is farther; None: the same depth everywhere.
+        mask: bool [T, h, w], cells whose depth is known; None: all.
+        matches: of the video.
+        share: below 1.
+        seed: of the camera's motion.
+
+    Returns the prior, float32 on cells of at most ``NEARER_CELL`` px, and its mask on the same cells.
+    """
+    prior = np.ones((matches.frames, 1, 1), np.float32) if prior is None else np.asarray(prior, np.float32)
+    grid = tuple(max(cells, -(-side // NEARER_CELL)) for cells, side in zip(prior.shape[1:], matches.size, strict=True))
+    coarse = tuple(-(-side // NEARER_CELL) for side in matches.size)
+    offset = depth_from_motion(matches, warm_start(matches, seed).residual, coarse, share)  # [T, h', w'], -share..0
+    factor = 1 + F.interpolate(torch.from_numpy(offset)[:, None], grid, mode="bilinear", align_corners=False)[:, 0]
+    rows, columns = (np.arange(cells) * old // cells for cells, old in zip(grid, prior.shape[1:], strict=True))
+    finer = np.ix_(np.arange(len(prior)), rows, columns)
+    return prior[finer] * factor.numpy(), None if mask is None else np.asarray(mask)[finer]

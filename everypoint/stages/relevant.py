@@ -21,7 +21,7 @@ _UNREAD = {  # kind of model: what it does not read of model and optimize
     "planes": (
         *("model.nvp", "model.field", "model.cadex", "optimize.rays", "optimize.ray_losses", "optimize.cadex"),
         *("optimize.cadex_losses", "optimize.code_learning_rate", "optimize.field_learning_rate"),
-        *("optimize.gradient_clip", "optimize.decay"),
+        *("optimize.gradient_clip", "optimize.decay", "model.motion_nearer"),
     ),
     "field": (
         *("optimize.sampler", "optimize.losses", "optimize.cadex", "optimize.cadex_losses"),
@@ -40,7 +40,10 @@ _UNREAD = {  # kind of model: what it does not read of model and optimize
         *("model.nvp", "model.field", "model.coupling", "model.motion_depth"),
     ),
 }
-_OF_RAYS = ("kind", "nvp", "field")  # the keys of model that field and pixels read
+_OF_RAYS = {  # the keys of model that field and pixels read
+    "field": ("kind", "nvp", "field"),
+    "pixels": ("kind", "nvp", "field", "motion_nearer"),
+}
 _READOUT = {  # kind of model: what its own read-out reads
     "planes": ("occlusion_depth",),
     "field": ("opacity", "ray_point"),
@@ -174,8 +177,8 @@ def optimize(preset: Preset) -> dict[str, Any]:
     if not hashed and preset.model.nvp.code != "hash":
         unread.append("model.field.tiny_cuda_nn")
     value = preset.model_dump(mode="json", include={"model", "optimize"})
-    if kind in ("field", "pixels"):
-        value["model"] = {key: value["model"][key] for key in _OF_RAYS}
+    if kind in _OF_RAYS:
+        value["model"] = {key: value["model"][key] for key in _OF_RAYS[kind]}
     return _header(preset) | _without(value, [*unread, *_UNREAD[kind]])
 
 

@@ -50,6 +50,10 @@ def trainer(seed: int = 0, **changes) -> CadexTrainer:
     return run.prepare(matches, preset(**changes), "cpu", seed, None, depth)
 
 
+def nearer(made: Preset, share: float) -> Preset:
+    return made.model_copy(update={"model": made.model.model_copy(update={"motion_nearer": share})})
+
+
 def moved(made: CadexTrainer) -> CadexTrainer:
     """Depths off their prior, weights off their start: no term is zero."""
     generator = torch.Generator().manual_seed(1)
@@ -245,3 +249,25 @@ def test_long_range_matches_hold_frames_together_that_flows_do_not_join():
             there = made.model.transport(batch.xy_i, batch.i, batch.j)
         errors.append(float((there.xy - batch.xy_j).norm(dim=-1).median()))
     assert errors[1] < 0.5 * errors[0]
+
+
+# ------------------------------------------------------------------------------------------------ the prior
+
+
+@pytest.mark.parametrize("prior", [None, (np.full((FRAMES, 1, 1), 2.0), np.ones((FRAMES, 1, 1), bool))])
+def test_what_moves_starts_in_front_of_a_prior_that_knows_nothing(prior):
+    matches = camera_matches(FRAMES, per_pair=1500, square=(2.0, 1.0))
+    flat, made = (
+        run.prepare(matches, nearer(preset(), share), "cpu", 0, None, prior).model.depth.maps() for share in (0.0, 0.2)
+    )
+    far = 1.0 if prior is None else 2.0
+    assert (flat == far).all()
+    assert made[:, 4, 6].max() < 0.88 * far  # within the square in all frames
+    assert made[:, :, -1].min() > 0.95 * far
+
+
+def test_a_run_keeps_to_the_prior_with_what_moves_in_front():
+    matches, depth = camera_matches(FRAMES, per_pair=1500, square=(2.0, 1.0)), world()[1]
+    made = run.prepare(matches, nearer(preset(), 0.2), "cpu", 0, None, depth)
+    assert torch.equal(made.prior, made.model.depth.maps())
+    assert not torch.equal(made.prior, run.prepare(matches, preset(), "cpu", 0, None, depth).prior)

@@ -117,6 +117,15 @@ def test_the_depth_term_reads_the_other_frame_at_the_match():
     assert terms["depth_prior"] == 0
 
 
+def test_one_depth_a_pixel_may_start_with_what_moves_in_front():
+    matches = camera_matches(FRAMES, per_pair=1500, square=(2.0, 1.0))
+    plain = preset("pixels")
+    nearer = plain.model_copy(update={"model": plain.model.model_copy(update={"motion_nearer": 0.2})})
+    maps, flat = (run.prepare(matches, one, "cpu", 0).model.depth.maps() for one in (nearer, plain))
+    assert flat.min() == flat.max()
+    assert (maps[:, 12:16, 18:22].mean((1, 2)) < maps[:, :, -6:].mean((1, 2)) - 0.5).all()  # of 0..2
+
+
 # ------------------------------------------------------------------------------------------------ training
 
 

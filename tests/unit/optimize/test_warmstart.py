@@ -7,7 +7,7 @@ import pytest
 
 from everypoint.artifacts.matches import Matches
 from everypoint.optimize.camera import LEAST_MATCHES, adjust, camera_affines, camera_motion, is_sane, robust_affine
-from everypoint.optimize.warmstart import depth_from_motion, motion_residual, warm_start
+from everypoint.optimize.warmstart import depth_from_motion, motion_residual, nearer_by_motion, warm_start
 from tests.unit.optimize.made import SQUARE, apply, camera_matches, camera_path, table
 
 KNOWN = np.array([[1.05, -0.08, 4.0], [0.06, 0.97, -2.5], [0, 0, 1]])
@@ -159,6 +159,48 @@ def test_cells_without_matches_have_a_depth():
     start = warm_start(matches, seed=0)
     depth = depth_from_motion(matches, start.residual, (8, 12), 0.5)
     assert np.isfinite(depth).all()
+
+
+MOVING = np.s_[:, 1, 2]  # a cell of 8 px that the square covers in all frames
+STILL = np.s_[:, :, 5]
+
+
+def square_matches(frames: int = 6) -> Matches:
+    return camera_matches(frames=frames, per_pair=1500, square=(2.0, 1.0))
+
+
+@pytest.mark.parametrize("prior", [None, np.full((6, 1, 1), 5.0, np.float16)], ids=["none", "constant"])
+def test_a_prior_that_knows_nothing_gets_what_moves_in_front(prior):
+    depth, mask = nearer_by_motion(prior, None, square_matches(), 0.2, seed=0)
+    unit = 1 if prior is None else 5
+    assert depth.shape == (6, 4, 6)
+    assert depth.dtype == np.float32
+    assert mask is None
+    assert depth[MOVING].max() < 0.88 * unit
+    assert depth[STILL].min() > 0.95 * unit
+    assert 0.8 * unit <= depth.min()
+    assert depth.max() <= unit
+
+
+def test_a_prior_that_knows_more_keeps_its_cells_and_its_mask():
+    random = np.random.default_rng(0)
+    prior, mask = random.uniform(1, 9, (6, 16, 24)).astype(np.float16), random.random((6, 16, 24)) < 0.5
+    depth, known = nearer_by_motion(prior, mask, square_matches(), 0.2, seed=0)
+    flat, _ = nearer_by_motion(None, None, square_matches(), 0.2, seed=0)
+    ratio = depth / prior
+    np.testing.assert_array_equal(known, mask)
+    np.testing.assert_allclose(ratio[:, :, -1], np.repeat(flat[:, :, -1], 4, 1), atol=0.01)  # still: the prior's own
+    assert ratio[:, 5:7, 9:11].max() < 0.88
+    assert (depth > 0).all()
+
+
+def test_a_coarser_prior_is_cut_into_the_cells_of_the_motion():
+    prior = np.stack([[[1.0, 2.0, 4.0]]] * 4)  # [4, 1, 3]
+    mask = np.stack([[[True, False, True]]] * 4)
+    depth, known = nearer_by_motion(prior, mask, camera_matches(frames=4, per_pair=800), 0.2, seed=0)
+    columns = np.repeat([1.0, 2.0, 4.0], 2)
+    np.testing.assert_allclose(depth, np.broadcast_to(columns, (4, 4, 6)), rtol=0.03)  # nothing moves by itself
+    np.testing.assert_array_equal(known, np.broadcast_to(np.repeat([True, False, True], 2), (4, 4, 6)))
 
 
 def homography_path(frames: int) -> np.ndarray:

@@ -268,6 +268,14 @@ def test_the_kernel_of_cadex_redoes_no_model_and_reaches_its_job():
     assert runtime["models"] == {"cadex": {"cadex": {"kernel": "triton"}}}
 
 
+@pytest.mark.parametrize(
+    ("name", "counts"), [("cadex", True), ("omnimotion-depth", True), ("omnimotion", False), ("cpu", False)]
+)
+def test_motion_before_a_prior_counts_where_a_model_starts_from_one(name, counts):
+    changed = load_preset(name, {"all": {"model": {"motion_nearer": 0.1}}})
+    assert (relevant.optimize(changed) != relevant.optimize(load_preset(name))) == counts
+
+
 @pytest.mark.parametrize("names", [("fast", "chain-multi"), ("chain-multi", "fast")])
 def test_shared_flows_are_computed_in_the_largest_batches(names):
     presets = {name: load_preset(name) for name in names}
