@@ -32,6 +32,29 @@ class Pointwise(nn.Module):
         return F.linear(rows, self.weight, self.bias).permute(0, 3, 1, 2)
 
 
+class Rows(nn.Module):
+    """A linear layer for inference that goes through :func:`linear`."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.register_buffer("weight", layer.weight.detach())
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Values [..., inputs] to [..., outputs]."""
+        return linear(x, self.weight, self.bias)
+
+
+def replace_linear(module: nn.Module) -> None:
+    """Put :class:`Rows` in the place of every linear layer of ``module``."""
+    for name, child in module.named_children():
+        if type(child) is nn.Linear:  # whatever derives from it may compute something else
+            setattr(module, name, Rows(child))
+        else:
+            replace_linear(child)
+
+
 def replace_pointwise(module: nn.Module) -> None:
     """Put :class:`Pointwise` in the place of every plain 1x1 convolution of ``module``."""
     for name, child in module.named_children():
@@ -60,9 +83,38 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _PRODUCT(x, weight, bias, "none", [], "")
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Values x [..., inputs] times weight^T [inputs, outputs], for inference.
+
+    In float32 on a CPU by oneDNN, which was seen to give equal bits for every number of threads. torch's own product
+    splits long sums among them on some processors (1,536 inputs on a recent Xeon), and then does not.
+    """
+    if not fast(x) or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
+        return F.linear(x, weight, bias)
+    return product(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
+
+
 def row_product(x: Tensor, weight: Tensor) -> Tensor:
     """Rows x [M, inputs] times weight^T [inputs, outputs], both contiguous, without gradient, by the fastest way."""
     return product(x, weight) if fast(x) else F.linear(x, weight)
+
+
+@contextlib.contextmanager
+def one_thread(x: Tensor) -> Iterator[None]:
+    """What a network makes of ``x`` on a CPU by one thread, until the block ends; elsewhere nothing changes.
+
+    For maps of a few hundred cells, which gain nothing from more: on some processors their convolutions split the
+    sum over the inputs among the threads, and the last bit changes with their number.
+    """
+    if x.device.type != "cpu":
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everypoint.artifacts.weights import check_fit, load_tensors
-from everypoint.numerics import replace_pointwise
+from everypoint.numerics import one_thread, replace_pointwise
 
 CELL = 8  # pixels a side of a cell of the maps
 MULTIPLE = 32  # sides of the image: the deepest block works at 1/32
@@ -70,7 +70,8 @@ class XFeatNetwork(nn.Module):
         quarter = self.block2(self.block1(image) + self.skip1(image))
         eighth = self.block3(quarter)
         sixteenth = self.block4(eighth)
-        deepest = self.block5(sixteenth)
+        with one_thread(image):
+            deepest = self.block5(sixteenth)
         size = eighth.shape[-2:]
         pyramid = [F.interpolate(x, size, mode="bilinear", align_corners=False) for x in (sixteenth, deepest)]
         descriptors = self.block_fusion(eighth + pyramid[0] + pyramid[1])

@@ -17,7 +17,7 @@ from everypoint.artifacts.weights import check_fit
 from everypoint.assets.fetch import locate
 from everypoint.assets.registry import registry
 from everypoint.errors import AssetError, MissingPackageError
-from everypoint.numerics import replace_pointwise
+from everypoint.numerics import replace_linear, replace_pointwise
 
 IN_FOLDER = ("model.safetensors", "pytorch_model.bin")  # names of the weights in a model's folder
 
@@ -67,6 +67,7 @@ def fitted(network: nn.Module, state: Mapping[str, Tensor], path: Path, name: st
     """``network`` with the weights of ``state``, for inference; raises :class:`AssetError` unless they fit exactly."""
     check_fit(state, {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}, str(path), name)
     network.load_state_dict(state, assign=True)
+    replace_linear(network)
     replace_pointwise(network)
     return network.requires_grad_(False).eval()
 

@@ -29,7 +29,7 @@ from everypoint.features.vit_weights import (
     position_table,
     weight_file,
 )
-from everypoint.numerics import full_precision
+from everypoint.numerics import full_precision, replace_linear
 
 CUDA_BYTES = 2 * 2**30  # activations of a call on a GPU; the attention of torch holds no token-by-token matrix
 
@@ -56,6 +56,7 @@ def build_network(state: Mapping[str, Tensor], model: str, size: tuple[int, int]
         vit = timm.create_model(network.timm, pretrained=False, num_classes=0, img_size=size)
     positions = position_table(state["pos_embed"], model, grid)
     vit.load_state_dict({**state, "pos_embed": positions}, assign=True)
+    replace_linear(vit)
     return vit.requires_grad_(False).eval()
 
 

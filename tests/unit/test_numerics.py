@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from everypoint.numerics import Pointwise, full_precision, products_in, replace_pointwise
+from everypoint.numerics import (
+    Pointwise,
+    Rows,
+    full_precision,
+    linear,
+    one_thread,
+    products_in,
+    replace_linear,
+    replace_pointwise,
+)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -24,6 +33,69 @@ def test_only_plain_pointwise_convolutions_are_replaced():
     replace_pointwise(network)
     kinds = [type(module).__name__ for module in network.modules() if isinstance(module, (nn.Conv2d, Pointwise))]
     assert kinds == ["Pointwise", "Conv2d", "Conv2d", "Conv2d", "Pointwise"]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 4, 5), (0, 5)])
+def test_linear_layers_are_the_same_function(bias, shape):
+    torch.manual_seed(0)
+    layer = nn.Linear(5, 7, bias=bias)
+    x = torch.randn(shape)
+    with torch.inference_mode():
+        found = Rows(layer)(x)
+        assert torch.allclose(found, layer(x), atol=1e-6)
+        assert found.shape == (*shape[:-1], 7)
+        turned = torch.randn(5, 3).T
+        assert torch.allclose(Rows(layer)(turned), layer(turned), atol=1e-6)
+    assert torch.equal(Rows(layer.double())(x.double()), layer(x.double()))
+
+
+def test_long_sums_hang_on_no_thread_count():
+    """With 64 rows of 1,536 values torch's own product was seen to differ between one thread and two."""
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(64, 1536), torch.randn(384, 1536), torch.randn(384)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(linear(x, weight, bias))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_where_a_gradient_is_asked_for_there_is_one():
+    weight = torch.randn(3, 4, requires_grad=True)
+    linear(torch.ones(2, 4), weight).sum().backward()
+    assert torch.equal(weight.grad, torch.full((3, 4), 2.0))
+
+
+def test_linear_layers_alone_are_replaced():
+    class Own(nn.Linear):
+        pass
+
+    network = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), Own(4, 4), nn.Linear(4, 2, bias=False))
+    names = list(network.state_dict())
+    replace_linear(network)
+    kinds = [type(module).__name__ for module in network.modules() if isinstance(module, (nn.Linear, Rows))]
+    assert kinds == ["Rows", "Own", "Rows"]
+    assert list(network.state_dict()) == names
+
+
+def test_one_thread_ends_with_its_block():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(ZeroDivisionError), one_thread(torch.zeros(1)):
+            assert torch.get_num_threads() == 1
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == 2
+        with one_thread(torch.zeros(1, device="meta")):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_full_precision_ends_with_its_block():
