@@ -97,3 +97,8 @@ def pixel_grid(height: int, width: int, *, device: torch.device | str = "cpu") -
         indexing="ij",
     )
     return torch.stack([xs, ys], dim=-1)
+
+
+def nearest_cells(n: int, out: int) -> np.ndarray:
+    """For each of ``out`` cells, which of ``n`` cells over the same side holds its centre, int64 [out]."""
+    return (2 * np.arange(out) + 1) * n // (2 * out)

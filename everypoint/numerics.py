@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,21 +49,25 @@ class Rows(nn.Module):
 
 def replace_linear(module: nn.Module) -> None:
     """Put :class:`Rows` in the place of every linear layer of ``module``."""
-    for name, child in module.named_children():
-        if type(child) is nn.Linear:  # whatever derives from it may compute something else
-            setattr(module, name, Rows(child))
-        else:
-            replace_linear(child)
+    _replace(module, lambda child: type(child) is nn.Linear, Rows)  # what derives from it may compute something else
 
 
 def replace_pointwise(module: nn.Module) -> None:
     """Put :class:`Pointwise` in the place of every plain 1x1 convolution of ``module``."""
+    _replace(module, _is_pointwise, Pointwise)
+
+
+def _is_pointwise(module: nn.Module) -> bool:
+    plain = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
+    return plain and module.padding in ((0, 0), "valid")
+
+
+def _replace(module: nn.Module, fits: Callable[[nn.Module], bool], made: Callable[[Any], nn.Module]) -> None:
     for name, child in module.named_children():
-        plain = isinstance(child, nn.Conv2d) and child.kernel_size == (1, 1) and child.groups == 1
-        if plain and child.padding in ((0, 0), "valid"):
-            setattr(module, name, Pointwise(child))
+        if fits(child):
+            setattr(module, name, made(child))
         else:
-            replace_pointwise(child)
+            _replace(child, fits, made)
 
 
 _PRODUCT = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
@@ -95,27 +100,24 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return product(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
 
 
-def row_product(x: Tensor, weight: Tensor) -> Tensor:
-    """Rows x [M, inputs] times weight^T [inputs, outputs], both contiguous, without gradient, by the fastest way."""
-    return product(x, weight) if fast(x) else F.linear(x, weight)
-
-
 @contextlib.contextmanager
-def one_thread(x: Tensor) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
+    """Torch on so many threads, until the block ends."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def one_thread(x: Tensor) -> contextlib.AbstractContextManager[None]:
     """What a network makes of ``x`` on a CPU by one thread, until the block ends; elsewhere nothing changes.
 
     For maps of a few hundred cells, which gain nothing from more: on some processors their convolutions split the
     sum over the inputs among the threads, and the last bit changes with their number.
     """
-    if x.device.type != "cpu":
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return threads(1) if x.device.type == "cpu" else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from everypoint.artifacts.video import VideoMeta
 from everypoint.config.options import DepthOptions
 from everypoint.depth.base import Allocate
 from everypoint.errors import ArtifactError, ConfigError, InputError
+from everypoint.geometry import nearest_cells
 from everypoint.video.images import read_image
 from everypoint.video.paths import image_files, natural_key, shown
 from everypoint.video.sidecars import used_frames
@@ -66,7 +67,7 @@ class FileDepth:
             values = self._depth_of(path)
             if maps is None:
                 size = values.shape
-                rows, columns = (_nearest(n, min(n, N)) for n, N in zip(size, meta.size, strict=True))
+                rows, columns = (nearest_cells(n, min(n, N)) for n, N in zip(size, meta.size, strict=True))
                 maps = allocate((len(paths), len(rows), len(columns)), np.float16)
             if values.shape != size:
                 raise _differ(paths[0], size, path, values.shape)
@@ -145,11 +146,6 @@ def depth_files(folder: Path, meta: VideoMeta, source_frames: int | None = None)
 def _images(folder: Path) -> int:
     """How many images a folder holds."""
     return len(image_files(folder)) if folder.is_dir() else 0
-
-
-def _nearest(n: int, out: int) -> np.ndarray:
-    """For each of ``out`` cells, which of ``n`` cells over the same side holds its centre, int64 [out]."""
-    return (2 * np.arange(out) + 1) * n // (2 * out)
 
 
 def _picture(path: Path) -> np.ndarray:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from everypoint.config.options import ModelOptions, ReadoutOptions
+from everypoint.geometry import nearest_cells
 from everypoint.models.cadex_bijection import CadexBijection
 from everypoint.models.camera import camera_of, scene_box
 from everypoint.models.chain import BlockWeights
@@ -51,8 +52,7 @@ class CadexModel(nn.Module):
     def set_depth(self, prior: np.ndarray) -> None:
         """Start from depth maps [T, h, w] (metres, larger is farther), by nearest cells; sets the scene box too."""
         (h, w), (rows, columns) = self.depth.size, prior.shape[1:]
-        row = ((np.arange(h) + 0.5) * rows / h).astype(int)
-        column = ((np.arange(w) + 0.5) * columns / w).astype(int)
+        row, column = nearest_cells(rows, h), nearest_cells(columns, w)
         maps = torch.from_numpy(prior[:, row[:, None], column].astype(np.float32))
         self.depth.map.copy_(maps)
         height, width = self.frame_size

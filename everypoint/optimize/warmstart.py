@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
 from everypoint.artifacts.matches import Matches
+from everypoint.geometry import nearest_cells
 from everypoint.optimize.camera import camera_motion, decoded
 
 NEARER_CELL = 8  # px; smaller cells have too few matches of neighbouring frames
@@ -89,6 +90,6 @@ def nearer_by_motion(
     coarse = tuple(-(-side // NEARER_CELL) for side in matches.size)
     offset = depth_from_motion(matches, warm_start(matches, seed).residual, coarse, share)  # [T, h', w'], -share..0
     factor = 1 + F.interpolate(torch.from_numpy(offset)[:, None], grid, mode="bilinear", align_corners=False)[:, 0]
-    rows, columns = (np.arange(cells) * old // cells for cells, old in zip(grid, prior.shape[1:], strict=True))
+    rows, columns = (nearest_cells(old, cells) for old, cells in zip(prior.shape[1:], grid, strict=True))
     finer = np.ix_(np.arange(len(prior)), rows, columns)
     return prior[finer] * factor.numpy(), None if mask is None else np.asarray(mask)[finer]

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everypoint.numerics import row_product
+from everypoint.numerics import linear
 
 TILE = 4
 _KERNEL = (
@@ -43,7 +43,7 @@ class WinogradConv:
         taps = padded.unfold(1, TILE + 2, TILE).permute(3, 0, 1, 2)  # [6, P, tiles, inputs], a view
         inputs = _transform_inputs(taps)
         if x.device.type == "cpu":
-            products = [row_product(part, weight) for part, weight in zip(inputs, self.weight, strict=True)]
+            products = [linear(part, weight) for part, weight in zip(inputs, self.weight, strict=True)]
         else:
             products = list(torch.bmm(torch.stack(inputs), self.weight.transpose(1, 2)))
         out = x.new_empty(points * tiles, TILE, self.weight.shape[1])

@@ -187,3 +187,11 @@ def test_scaling_coordinates_needs_no_torch():
     """Jobs that only scale coordinates must not pay the seconds of torch's import."""
     code = "import sys, everypoint.geometry; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("n", "out", "expected"),
+    [(1, 3, [0, 0, 0]), (3, 3, [0, 1, 2]), (3, 6, [0, 0, 1, 1, 2, 2]), (3, 4, [0, 1, 1, 2]), (6, 2, [1, 4])],
+)
+def test_nearest_cells_hold_the_centres(n, out, expected):
+    assert geometry.nearest_cells(n, out).tolist() == expected

@@ -15,6 +15,7 @@ from everypoint.numerics import (
     products_in,
     replace_linear,
     replace_pointwise,
+    threads,
 )
 
 
@@ -54,14 +55,10 @@ def test_long_sums_are_equal_by_one_thread_and_two():
     """With 64 rows of 1,536 values torch's own product was seen to differ between one thread and two."""
     torch.manual_seed(0)
     x, weight, bias = torch.randn(64, 1536), torch.randn(384, 1536), torch.randn(384)
-    before = torch.get_num_threads()
     found = []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
+    for count in (1, 2):
+        with threads(count):
             found.append(linear(x, weight, bias))
-    finally:
-        torch.set_num_threads(before)
     assert torch.equal(found[0], found[1])
 
 
@@ -85,16 +82,14 @@ def test_linear_layers_alone_are_replaced():
 
 def test_one_thread_ends_with_its_block():
     before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
+    with threads(2):
         with pytest.raises(ZeroDivisionError), one_thread(torch.zeros(1)):
             assert torch.get_num_threads() == 1
             raise ZeroDivisionError
         assert torch.get_num_threads() == 2
         with one_thread(torch.zeros(1, device="meta")):
             assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    assert torch.get_num_threads() == before
 
 
 def test_full_precision_ends_with_its_block():

@@ -16,6 +16,7 @@ from everypoint.correspond import mutual
 from everypoint.correspond.mutual import MutualSource, disc, inside_mask, local_sums, mutual_nearest, pairs_apart
 from everypoint.correspond.sparse import SparseVideo, sparse_source
 from everypoint.errors import ConfigError, InputError
+from everypoint.numerics import threads
 from tests.unit.correspond.mutual_loops import PlainRules
 
 CELL = 14  # pixels a side, as DINOv2's
@@ -383,12 +384,10 @@ def test_blocks_and_parts_change_nothing(monkeypatch):
 
 def test_same_bits_on_every_run_and_any_seed():
     features = shifted_textures(4, (14, 16), 24, smooth=2.6, noise=0.35)
-    before = torch.get_num_threads()
     results = []
-    for threads, seed in ((1, 0), (1, 7), (2, 0)):
-        torch.set_num_threads(threads)
-        results.append(source_of(PUBLISHED).rows(video_of(features), seed))
-    torch.set_num_threads(before)
+    for count, seed in ((1, 0), (1, 7), (2, 0)):
+        with threads(count):
+            results.append(source_of(PUBLISHED).rows(video_of(features), seed))
     for other in results[1:]:
         for name in ("frame_i", "frame_j", "xy_i", "xy_j", "score", "flags"):
             assert np.array_equal(getattr(results[0], name), getattr(other, name)), name

@@ -10,6 +10,7 @@ from everypoint.correspond import raft_lookup
 from everypoint.correspond.raft import to_network_range
 from everypoint.correspond.raft_network import Context, FrameCode, LookupPlan, RaftNetwork, stack_maps
 from everypoint.correspond.raft_weights import load_weights, to_torchvision
+from everypoint.numerics import threads
 from tests.shared import shared
 from tests.unit.correspond.peak import PeakBytes
 from tests.unit.correspond.weights import formula_weights, random_network, things
@@ -235,11 +236,8 @@ def test_flows_do_not_depend_on_the_number_of_threads(small, lookup):
     network, _ = random_network(small)
     network.lookup = LookupPlan(lookup)
     first, second = torch.rand(2, 3, 240, 424, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    before, flows = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
+    flows = []
+    for count in (1, 2):
+        with threads(count):
             flows.append(network.pair_flows([network.encode(first)], [network.encode(second)], 1)[1])
-    finally:
-        torch.set_num_threads(before)
     assert torch.equal(*flows)

@@ -25,6 +25,7 @@ from everypoint.correspond.xfeat import (
 )
 from everypoint.correspond.xfeat_network import XFeatNetwork, load_network
 from everypoint.errors import AssetError
+from everypoint.numerics import threads
 from tests.shared import shared
 from tests.unit.correspond.xfeat_made import formula_file, formula_image, formula_weights, published
 
@@ -162,12 +163,10 @@ def test_a_moving_picture_matches_itself(tmp_path, step):
 
 def test_same_bits_on_every_run_and_any_seed(tmp_path):
     frames, weights = moving_window(3), str(formula_file(tmp_path))
-    before = torch.get_num_threads()
     results = []
-    for threads, seed in ((1, 0), (2, 3)):
-        torch.set_num_threads(threads)
-        results.append(source_of(weights=weights, epipolar=1.0).rows(video_of(frames), seed))
-    torch.set_num_threads(before)
+    for count, seed in ((1, 0), (2, 3)):
+        with threads(count):
+            results.append(source_of(weights=weights, epipolar=1.0).rows(video_of(frames), seed))
     assert len(results[0])
     for name in ("frame_i", "frame_j", "xy_i", "xy_j", "score", "flags"):
         assert np.array_equal(getattr(results[0], name), getattr(results[1], name)), name

@@ -15,6 +15,7 @@ from everypoint.features.run import compute_features, load_features
 from everypoint.features.vit import Vit, build_network, encoded_size
 from everypoint.features.vit_weights import ARCHITECTURES, expected_shapes, load_vit
 from everypoint.geometry import sample_resized
+from everypoint.numerics import threads
 from tests.unit.correspond.scenes import shifted_texture
 from tests.unit.features import plain_vit
 
@@ -162,12 +163,8 @@ def test_bits_hang_on_no_other_frame_and_no_thread_count(files):
     frames = shifted_texture(3, (100, 130))
     together = backend.features(frames)
     assert np.array_equal(backend.features(frames[1:2])[0], together[1])
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2 if before == 1 else 1)
+    with threads(2 if torch.get_num_threads() == 1 else 1):
         assert np.array_equal(backend.features(frames), together)
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_calls_on_a_gpu_are_bounded_and_give_the_same(files, monkeypatch):

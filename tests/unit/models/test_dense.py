@@ -8,6 +8,7 @@ import torch
 from everypoint import numerics
 from everypoint.models.dense import by_rays, dense, plain, rays_at_once, weight_gradient
 from everypoint.models.gabor import GaborNet
+from everypoint.numerics import threads
 
 needs_onednn = pytest.mark.skipif(not numerics.fast(torch.ones(1)), reason="this build of torch has no oneDNN")
 
@@ -90,14 +91,11 @@ def test_gradient_of_a_weight_whichever_side_is_longer(outputs, inputs):
 @pytest.mark.parametrize("inputs, outputs", [(18, 256), (256, 256), (256, 2)])
 @needs_onednn
 def test_equal_bits_for_any_number_of_threads(inputs, outputs):
-    threads, results = torch.get_num_threads(), []
+    results = []
     given = layer(inputs, outputs, bias=True, part=False, rays=32, samples=32)
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
+    for count in (1, 2, 3):
+        with threads(count):
             results.append(with_gradients(dense, given, 0.01, drawn(32, 32, outputs, seed=4))[:3])
-    finally:
-        torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
